@@ -1,0 +1,203 @@
+//! The host tool: checks and compiles policies, and shows what they say and do.
+
+use clap::{Parser, Subcommand};
+use returnpath::plan::{self, Plan};
+use returnpath::policy::{Policy, toml, wire};
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Largest policy source, in bytes; the largest policy needs a twentieth of it.
+const MAX_SOURCE: u64 = 16 << 20;
+
+/// Compiles the policies of returnpath, and shows what they say and do.
+#[derive(Parser)]
+#[command(name = "returnpath-board", version, arg_required_else_help = false)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Check a policy and encode it for the appliance
+    Compile {
+        /// The policy's source
+        #[arg(value_name = "POLICY.toml")]
+        source: PathBuf,
+        /// Where to put the policy image
+        #[arg(short, long, value_name = "POLICY.bin")]
+        output: PathBuf,
+    },
+    /// Print a policy image as TOML that compiles to the same bytes
+    Show {
+        /// The policy image
+        #[arg(value_name = "POLICY.bin")]
+        image: PathBuf,
+    },
+    /// Print the `ip` and `nft` commands that have the same effect, for review
+    Plan {
+        /// The policy, in either form
+        #[arg(value_name = "POLICY.toml|POLICY.bin")]
+        policy: PathBuf,
+    },
+}
+
+/// What went wrong, as one line, and the exit code that the contract gives it.
+struct Failure {
+    code: u8,
+    what: String,
+}
+
+impl Failure {
+    fn usage(what: impl Into<String>) -> Self {
+        let what = what.into();
+        Self { code: 2, what }
+    }
+
+    fn policy(what: impl Into<String>) -> Self {
+        let what = what.into();
+        Self { code: 3, what }
+    }
+}
+
+fn main() -> ExitCode {
+    match arguments().and_then(|arguments| run(&arguments.command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("returnpath-board: {}", failure.what);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// Help and version are clap's own; its errors are made one line.
+fn arguments() -> Result<Arguments, Failure> {
+    Arguments::try_parse().map_err(|error| {
+        if !error.use_stderr() {
+            error.exit();
+        }
+        let text = error.to_string();
+        let reason = text.split("\n\n").next().unwrap_or_default();
+        let reason = reason.split_whitespace().collect::<Vec<_>>().join(" ");
+        let reason = reason.trim_start_matches("error: ");
+        Failure::usage(format!("{reason}; see returnpath-board --help"))
+    })
+}
+
+fn run(command: &Command) -> Result<(), Failure> {
+    match command {
+        Command::Compile { source, output } => compile(source, output),
+        Command::Show { image } => {
+            let policy = decode(image, &read(image)?)?;
+            print(&toml::render(&policy))
+        }
+        Command::Plan { policy } => print(&plan::text::render(&Plan::new(&*load(policy)?))),
+    }
+}
+
+fn compile(source: &Path, output: &Path) -> Result<(), Failure> {
+    let policy = load(source)?;
+    let image = encode(output, &policy)?;
+    // The file itself, so that a link to it stays a link.
+    let target = fs::canonicalize(output).unwrap_or_else(|_| output.to_owned());
+    if fs::canonicalize(source).is_ok_and(|source| source == target) {
+        let what = "is the source itself; give the image another name";
+        return Err(Failure::usage(format!("{}: {what}", output.display())));
+    }
+    if fs::metadata(&target).is_ok_and(|target| !target.is_file()) {
+        let what = "is not a file, and would be replaced by one; give a file's name";
+        return Err(Failure::usage(format!("{}: {what}", output.display())));
+    }
+    replace(&target, &image).map_err(|error| {
+        let what = "choose a folder that can be written to and has room";
+        Failure::policy(format!(
+            "{}: not written: {error}; {what}",
+            output.display()
+        ))
+    })?;
+    let paths = match policy.paths.len() {
+        1 => "1 path".to_owned(),
+        paths => format!("{paths} paths"),
+    };
+    print(&format!(
+        "{}: {} bytes, {paths}\n",
+        output.display(),
+        image.len()
+    ))
+}
+
+/// The policy in a file of either form: an image is known by its first bytes.
+fn load(file: &Path) -> Result<Box<Policy>, Failure> {
+    let bytes = read(file)?;
+    if bytes.starts_with(&wire::MAGIC) {
+        return decode(file, &bytes);
+    }
+    let name = file.display().to_string();
+    toml::text(&name, &bytes)
+        .and_then(|text| toml::parse(&name, text))
+        .map_err(|error| Failure::policy(error.to_string()))
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, Failure> {
+    let failure = |what: String| Failure::policy(format!("{}: {what}", file.display()));
+    let mut bytes = Vec::new();
+    File::open(file)
+        .and_then(|open| open.take(MAX_SOURCE + 1).read_to_end(&mut bytes))
+        .map_err(|error| failure(format!("not read: {error}; give a policy file")))?;
+    if bytes.len() as u64 > MAX_SOURCE {
+        return Err(failure(format!(
+            "over {MAX_SOURCE} bytes; give a policy file"
+        )));
+    }
+    Ok(bytes)
+}
+
+fn decode(file: &Path, image: &[u8]) -> Result<Box<Policy>, Failure> {
+    let failure = |what: String| Failure::policy(format!("{}: {what}", file.display()));
+    let mut policy = Box::new(Policy::new());
+    wire::decode(image, &mut policy).map_err(|error| failure(error.to_string()))?;
+    // Postcard can write one number in several ways, and only one of them compiles to the same bytes.
+    if encode(file, &policy)? != image {
+        let what = "not written by returnpath-board; compile it again from its TOML source";
+        return Err(failure(what.to_owned()));
+    }
+    Ok(policy)
+}
+
+fn encode(file: &Path, policy: &Policy) -> Result<Vec<u8>, Failure> {
+    let mut image = vec![0; wire::MAX_ENCODED];
+    let len = wire::encode(policy, &mut image)
+        .map_err(|error| Failure::policy(format!("{}: {error}", file.display())))?;
+    image.truncate(len);
+    Ok(image)
+}
+
+/// Puts `bytes` into `file`, wholly or not at all.
+fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut name = OsString::from(".");
+    name.push(file.file_name().ok_or(ErrorKind::InvalidFilename)?);
+    name.push(format!(".{}", std::process::id()));
+    let draft = file.with_file_name(name);
+
+    let mut open = File::create_new(&draft)?;
+    open.write_all(bytes)
+        .and_then(|()| open.sync_all())
+        .and_then(|()| fs::rename(&draft, file))
+        .inspect_err(|_| {
+            // What to report is the first error.
+            let _ = fs::remove_file(&draft);
+        })
+}
+
+/// To standard output, whose reader may have read enough.
+fn print(text: &str) -> Result<(), Failure> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::policy(format!(
+            "standard output: {error}; send it where there is room"
+        ))),
+        _ => Ok(()),
+    }
+}

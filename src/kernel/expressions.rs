@@ -1,0 +1,328 @@
+//! Statements of a rule as the expressions that the kernel runs: the same that `nft` makes of the same text
+//! (`nft --debug=netlink` shows them).
+
+use crate::plan::nft::{Direction, Key, State, Statement};
+use crate::plan::ways::Family;
+use core::ffi::CStr;
+use core::ptr::NonNull;
+use nftnl::expr::Expression;
+use nftnl::nftnl_sys as sys;
+use std::ffi::CString;
+
+/// One expression: its kind and its attributes, by libnftnl's numbers (`libnftnl/expr.h`).
+pub struct Expr {
+    kind: &'static CStr,
+    attributes: Vec<(u32, Value)>,
+}
+
+enum Value {
+    U8(u8),
+    U32(u32),
+    U64(u64),
+    Data(Vec<u8>),
+    Text(String),
+}
+
+impl Expression for Expr {
+    fn to_expr(&self, _: &nftnl::Rule) -> NonNull<sys::nftnl_expr> {
+        // SAFETY: the kind is a NUL-terminated string. libnftnl allocates; the caller, `Rule::add_expr`, hands
+        // the expression to its rule, which frees it. Null means an unknown kind or no memory.
+        let expr = NonNull::new(unsafe { sys::nftnl_expr_alloc(self.kind.as_ptr()) });
+        let expr = expr.expect("libnftnl knows our kinds of expression, and small allocations do not fail");
+        for (number, value) in &self.attributes {
+            let number = *number as u16;
+            // SAFETY: `expr` was allocated above and nobody else has it. Data and text are copied by libnftnl
+            // before the call returns, and live until then. Every number takes the type that we give it.
+            unsafe {
+                match value {
+                    Value::U8(value) => sys::nftnl_expr_set_u8(expr.as_ptr(), number, *value),
+                    Value::U32(value) => sys::nftnl_expr_set_u32(expr.as_ptr(), number, *value),
+                    Value::U64(value) => sys::nftnl_expr_set_u64(expr.as_ptr(), number, *value),
+                    Value::Data(data) => {
+                        sys::nftnl_expr_set(expr.as_ptr(), number, data.as_ptr().cast(), data.len() as u32);
+                    }
+                    Value::Text(text) => {
+                        let text = CString::new(text.as_str()).unwrap_or_default(); // names have no NUL
+                        sys::nftnl_expr_set_str(expr.as_ptr(), number, text.as_ptr());
+                    }
+                }
+            }
+        }
+        expr
+    }
+}
+
+const REGISTER_1: u32 = libc::NFT_REG_1 as u32;
+const REGISTER_2: u32 = libc::NFT_REG_2 as u32;
+const VERDICT: u32 = libc::NFT_REG_VERDICT as u32;
+// linux/netfilter/nf_tables.h, enum nft_ct_keys; libc ends before these.
+const CT_DST_IP: u32 = 20;
+const CT_DST_IP6: u32 = 22;
+// linux/netfilter/nf_conntrack_common.h, as net/netfilter/nft_ct.c numbers them.
+const STATE_RELATED: u32 = 4;
+const STATE_NEW: u32 = 8;
+const STATUS_EXPECTED: u32 = 1;
+const ARPHRD_ETHER: u16 = 1;
+const RTN_LOCAL: u32 = 2;
+// linux/netfilter/nf_tables.h, enum nft_fib_result and nft_fib_flags.
+const FIB_RESULT_OIF: u32 = 1;
+const FIB_RESULT_ADDRTYPE: u32 = 3;
+const FIB_F_SADDR: u32 = 1;
+const FIB_F_DADDR: u32 = 2;
+const FIB_F_IIF: u32 = 8;
+const FIB_F_PRESENT: u32 = 32;
+
+/// The expressions of a statement.
+pub fn expressions(statement: &Statement) -> Vec<Expr> {
+    let ct = libc::NFT_CT_MARK as u32;
+    match statement {
+        Statement::CtMarkSet(mask) => vec![load_ct(ct), and(*mask), compare(libc::NFT_CMP_NEQ, &0_u32.to_ne_bytes())],
+        Statement::MetaMarkSet(mask) => {
+            vec![load_meta(libc::NFT_META_MARK, REGISTER_1), and(*mask), compare(libc::NFT_CMP_NEQ, &0_u32.to_ne_bytes())]
+        }
+        Statement::MetaMarkClear(mask) => {
+            vec![load_meta(libc::NFT_META_MARK, REGISTER_1), and(*mask), compare(libc::NFT_CMP_EQ, &0_u32.to_ne_bytes())]
+        }
+        Statement::CtState(State::New) => has_bits(libc::NFT_CT_STATE, STATE_NEW),
+        Statement::CtState(State::Related) => has_bits(libc::NFT_CT_STATE, STATE_RELATED),
+        Statement::CtExpected => has_bits(libc::NFT_CT_STATUS, STATUS_EXPECTED),
+        Statement::CtDirection(direction) => {
+            let direction = match direction {
+                Direction::Original => 0,
+                Direction::Reply => 1,
+            };
+            vec![load_ct(libc::NFT_CT_DIRECTION as u32), compare(libc::NFT_CMP_EQ, &[direction])]
+        }
+        Statement::CtLabel(bit) => {
+            vec![load_ct(libc::NFT_CT_LABELS as u32), bitwise(&label(*bit), &[0; 16]), compare(libc::NFT_CMP_NEQ, &[0; 16])]
+        }
+        Statement::L4Proto(protocol) => {
+            vec![load_meta(libc::NFT_META_L4PROTO, REGISTER_1), compare(libc::NFT_CMP_EQ, &[*protocol])]
+        }
+        Statement::NfProto(family) => is_family(*family),
+        Statement::FibLocal(is) => {
+            let operator = if *is { libc::NFT_CMP_EQ } else { libc::NFT_CMP_NEQ };
+            vec![fib(FIB_RESULT_ADDRTYPE, FIB_F_DADDR), compare(operator, &RTN_LOCAL.to_ne_bytes())]
+        }
+        Statement::ArrivedBy(port) => {
+            vec![load_meta(libc::NFT_META_IIFNAME, REGISTER_1), compare(libc::NFT_CMP_EQ, &port_key(port))]
+        }
+        Statement::SourceElsewhere => {
+            vec![fib(FIB_RESULT_OIF, FIB_F_SADDR | FIB_F_IIF | FIB_F_PRESENT), compare(libc::NFT_CMP_EQ, &[0])]
+        }
+        Statement::CtServiceIn(set) => vec![load_ct_original(libc::NFT_CT_PROTO_DST as u32), lookup(set, false)],
+        Statement::SourceIn(family, set) => {
+            let (offset, length) = match family {
+                Family::V4 => (12, 4),
+                Family::V6 => (8, 16),
+            };
+            let load = load_payload(libc::NFT_PAYLOAD_NETWORK_HEADER, offset, length, REGISTER_1);
+            is_family(*family).into_iter().chain([load, lookup(set, false)]).collect()
+        }
+        Statement::CtDestinationNotIn(family, set) => {
+            let key = match family {
+                Family::V4 => CT_DST_IP,
+                Family::V6 => CT_DST_IP6,
+            };
+            vec![load_ct_original(key), lookup(set, true)]
+        }
+        Statement::Dispatch(key, map) => key_of(*key).into_iter().chain([dispatch(map)]).collect(),
+        Statement::SetCtMark { mask, mark } => vec![
+            load_ct(ct),
+            bitwise(&(!mask).to_ne_bytes(), &mark.to_ne_bytes()),
+            Expr::new(c"ct", [(sys::NFTNL_EXPR_CT_KEY, Value::U32(ct)), (sys::NFTNL_EXPR_CT_SREG, Value::U32(REGISTER_1))]),
+        ],
+        Statement::SetMetaMark { mask, mark } => vec![
+            load_meta(libc::NFT_META_MARK, REGISTER_1),
+            bitwise(&(!mask).to_ne_bytes(), &mark.to_ne_bytes()),
+            Expr::new(
+                c"meta",
+                [
+                    (sys::NFTNL_EXPR_META_KEY, Value::U32(libc::NFT_META_MARK as u32)),
+                    (sys::NFTNL_EXPR_META_SREG, Value::U32(REGISTER_1)),
+                ],
+            ),
+        ],
+        Statement::SetCtLabel(bit) => {
+            let key = libc::NFT_CT_LABELS as u32;
+            vec![
+                Expr::new(
+                    c"immediate",
+                    [
+                        (sys::NFTNL_EXPR_IMM_DREG, Value::U32(REGISTER_1)),
+                        (sys::NFTNL_EXPR_IMM_DATA, Value::Data(label(*bit).to_vec())),
+                    ],
+                ),
+                Expr::new(c"ct", [(sys::NFTNL_EXPR_CT_KEY, Value::U32(key)), (sys::NFTNL_EXPR_CT_SREG, Value::U32(REGISTER_1))]),
+            ]
+        }
+        Statement::Counter => vec![Expr::new(c"counter", [])],
+        Statement::Limit => vec![Expr::new(
+            c"limit",
+            [
+                (sys::NFTNL_EXPR_LIMIT_RATE, Value::U64(10)),
+                (sys::NFTNL_EXPR_LIMIT_UNIT, Value::U64(60)),
+                (sys::NFTNL_EXPR_LIMIT_BURST, Value::U32(5)),
+                (sys::NFTNL_EXPR_LIMIT_TYPE, Value::U32(0)),
+                (sys::NFTNL_EXPR_LIMIT_FLAGS, Value::U32(0)),
+            ],
+        )],
+        Statement::Log(prefix) => vec![Expr::new(c"log", [(sys::NFTNL_EXPR_LOG_PREFIX, Value::Text(prefix.clone()))])],
+        Statement::Accept => vec![verdict(libc::NF_ACCEPT, None)],
+        Statement::Drop => vec![verdict(libc::NF_DROP, None)],
+        Statement::Return | Statement::Remember(_) => vec![verdict(libc::NFT_RETURN, None)],
+        Statement::Goto(chain) => vec![verdict(libc::NFT_GOTO, Some(chain))],
+        Statement::Jump(chain) => vec![verdict(libc::NFT_JUMP, Some(chain))],
+    }
+}
+
+impl Expr {
+    fn new(kind: &'static CStr, attributes: impl Into<Vec<(u32, Value)>>) -> Expr {
+        Expr { kind, attributes: attributes.into() }
+    }
+}
+
+/// The key of a map, in register 1 and those that follow.
+fn key_of(key: Key) -> Vec<Expr> {
+    // Only an Ethernet header has source addresses at this place.
+    let is_ethernet = || {
+        [load_meta(libc::NFT_META_IIFTYPE, REGISTER_1), compare(libc::NFT_CMP_EQ, &ARPHRD_ETHER.to_ne_bytes())]
+    };
+    let source_mac = |register| load_payload(libc::NFT_PAYLOAD_LL_HEADER, 6, 6, register);
+    let port = load_meta(libc::NFT_META_IIFNAME, REGISTER_1);
+    match key {
+        Key::PortAndMac => is_ethernet().into_iter().chain([port, source_mac(REGISTER_2)]).collect(),
+        Key::Mac => is_ethernet().into_iter().chain([source_mac(REGISTER_1)]).collect(),
+        Key::Port => vec![port],
+        Key::CtMark(mask) => vec![load_ct(libc::NFT_CT_MARK as u32), and(mask)],
+    }
+}
+
+fn load_ct(key: u32) -> Expr {
+    Expr::new(c"ct", [(sys::NFTNL_EXPR_CT_KEY, Value::U32(key)), (sys::NFTNL_EXPR_CT_DREG, Value::U32(REGISTER_1))])
+}
+
+fn load_ct_original(key: u32) -> Expr {
+    Expr::new(
+        c"ct",
+        [
+            (sys::NFTNL_EXPR_CT_KEY, Value::U32(key)),
+            (sys::NFTNL_EXPR_CT_DREG, Value::U32(REGISTER_1)),
+            (sys::NFTNL_EXPR_CT_DIR, Value::U8(0)), // IP_CT_DIR_ORIGINAL
+        ],
+    )
+}
+
+fn load_meta(key: i32, register: u32) -> Expr {
+    Expr::new(
+        c"meta",
+        [(sys::NFTNL_EXPR_META_KEY, Value::U32(key as u32)), (sys::NFTNL_EXPR_META_DREG, Value::U32(register))],
+    )
+}
+
+fn load_payload(base: i32, offset: u32, length: u32, register: u32) -> Expr {
+    Expr::new(
+        c"payload",
+        [
+            (sys::NFTNL_EXPR_PAYLOAD_DREG, Value::U32(register)),
+            (sys::NFTNL_EXPR_PAYLOAD_BASE, Value::U32(base as u32)),
+            (sys::NFTNL_EXPR_PAYLOAD_OFFSET, Value::U32(offset)),
+            (sys::NFTNL_EXPR_PAYLOAD_LEN, Value::U32(length)),
+        ],
+    )
+}
+
+fn fib(result: u32, flags: u32) -> Expr {
+    Expr::new(
+        c"fib",
+        [
+            (sys::NFTNL_EXPR_FIB_DREG, Value::U32(REGISTER_1)),
+            (sys::NFTNL_EXPR_FIB_RESULT, Value::U32(result)),
+            (sys::NFTNL_EXPR_FIB_FLAGS, Value::U32(flags)),
+        ],
+    )
+}
+
+fn is_family(family: Family) -> Vec<Expr> {
+    let number = match family {
+        Family::V4 => libc::NFPROTO_IPV4,
+        Family::V6 => libc::NFPROTO_IPV6,
+    };
+    vec![load_meta(libc::NFT_META_NFPROTO, REGISTER_1), compare(libc::NFT_CMP_EQ, &[number as u8])]
+}
+
+fn has_bits(key: i32, bits: u32) -> Vec<Expr> {
+    vec![load_ct(key as u32), and(bits), compare(libc::NFT_CMP_NEQ, &0_u32.to_ne_bytes())]
+}
+
+fn and(mask: u32) -> Expr {
+    bitwise(&mask.to_ne_bytes(), &[0; 4])
+}
+
+fn bitwise(mask: &[u8], xor: &[u8]) -> Expr {
+    Expr::new(
+        c"bitwise",
+        [
+            (sys::NFTNL_EXPR_BITWISE_SREG, Value::U32(REGISTER_1)),
+            (sys::NFTNL_EXPR_BITWISE_DREG, Value::U32(REGISTER_1)),
+            (sys::NFTNL_EXPR_BITWISE_LEN, Value::U32(mask.len() as u32)),
+            (sys::NFTNL_EXPR_BITWISE_MASK, Value::Data(mask.to_vec())),
+            (sys::NFTNL_EXPR_BITWISE_XOR, Value::Data(xor.to_vec())),
+        ],
+    )
+}
+
+fn compare(operator: i32, data: &[u8]) -> Expr {
+    Expr::new(
+        c"cmp",
+        [
+            (sys::NFTNL_EXPR_CMP_SREG, Value::U32(REGISTER_1)),
+            (sys::NFTNL_EXPR_CMP_OP, Value::U32(operator as u32)),
+            (sys::NFTNL_EXPR_CMP_DATA, Value::Data(data.to_vec())),
+        ],
+    )
+}
+
+fn lookup(set: &str, is_not: bool) -> Expr {
+    let mut attributes = vec![
+        (sys::NFTNL_EXPR_LOOKUP_SREG, Value::U32(REGISTER_1)),
+        (sys::NFTNL_EXPR_LOOKUP_SET, Value::Text(set.into())),
+    ];
+    if is_not {
+        attributes.push((sys::NFTNL_EXPR_LOOKUP_FLAGS, Value::U32(libc::NFT_LOOKUP_F_INV as u32)));
+    }
+    Expr::new(c"lookup", attributes)
+}
+
+fn dispatch(map: &str) -> Expr {
+    Expr::new(
+        c"lookup",
+        [
+            (sys::NFTNL_EXPR_LOOKUP_SREG, Value::U32(REGISTER_1)),
+            (sys::NFTNL_EXPR_LOOKUP_DREG, Value::U32(VERDICT)),
+            (sys::NFTNL_EXPR_LOOKUP_SET, Value::Text(map.into())),
+        ],
+    )
+}
+
+fn verdict(code: i32, chain: Option<&String>) -> Expr {
+    let mut attributes =
+        vec![(sys::NFTNL_EXPR_IMM_DREG, Value::U32(VERDICT)), (sys::NFTNL_EXPR_IMM_VERDICT, Value::U32(code as u32))];
+    attributes.extend(chain.map(|chain| (sys::NFTNL_EXPR_IMM_CHAIN, Value::Text(chain.clone()))));
+    Expr::new(c"immediate", attributes)
+}
+
+/// A conntrack label: 128 bits, as the kernel keeps them in its `unsigned long`s.
+fn label(bit: u8) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    let at = usize::from(bit) / 64 * 8;
+    bytes[at..at + 8].copy_from_slice(&(1_u64 << (bit % 64)).to_ne_bytes());
+    bytes
+}
+
+/// A port's name as the kernel compares it: 16 bytes, filled with NUL (`IFNAMSIZ`).
+pub fn port_key(port: &str) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes.iter_mut().zip(port.bytes().take(15)).for_each(|(to, from)| *to = from);
+    bytes
+}

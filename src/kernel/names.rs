@@ -1,0 +1,42 @@
+//! Names of our routing tables for iproute2, so that `ip route show table router2` works.
+
+use crate::policy::Name;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+/// iproute2 reads every `*.conf` in this folder (`man 8 ip-route`).
+const FOLDER: &str = "/etc/iproute2/rt_tables.d";
+const FILE: &str = "/etc/iproute2/rt_tables.d/returnpath.conf";
+/// Where iproute2 keeps its own tables; without any of them there is nobody to read ours.
+const OF_IPROUTE2: [&str; 3] = ["/etc/iproute2", "/usr/share/iproute2", "/usr/lib/iproute2"];
+
+/// Writes the names. A convenience: where there is no writable place, one line in the log says so.
+pub fn write(names: &[(u32, Name)]) {
+    let mut wanted = String::from("# Made by returnpath; `returnpath remove` deletes it.\n");
+    for (table, name) in names {
+        wanted.push_str(&format!("{table}\t{name}\n"));
+    }
+    let is_there = || fs::read_to_string(FILE).is_ok_and(|text| text == wanted);
+    if !OF_IPROUTE2.iter().any(|folder| Path::new(folder).is_dir()) || is_there() {
+        return;
+    }
+    if let Err(error) = fs::create_dir_all(FOLDER).and_then(|()| replace(&wanted)) {
+        log::info!("{FILE}: {error}; the tables go by their numbers alone");
+    }
+}
+
+/// A reader sees the old file or the new one.
+fn replace(text: &str) -> io::Result<()> {
+    let new = format!("{FILE}.new"); // iproute2 reads *.conf alone
+    fs::write(&new, text)?;
+    fs::rename(&new, FILE)
+}
+
+/// Deletes the file, if it is there.
+pub fn remove() {
+    match fs::remove_file(FILE) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => log::warn!("{FILE}: {error}; delete it by hand"),
+        _ => {}
+    }
+}

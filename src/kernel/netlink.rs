@@ -1,0 +1,279 @@
+//! Netlink: one socket, messages as bytes, answers read to their end (`man 7 netlink`).
+
+use std::io;
+use std::os::fd::AsRawFd;
+
+const HEADER: usize = 16;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const NLM_F_REQUEST: u16 = 0x1;
+const NLM_F_ACK: u16 = 0x4;
+const NLM_F_DUMP: u16 = 0x300;
+const NLM_F_DUMP_INTR: u16 = 0x10;
+const NLM_F_CAPPED: u16 = 0x100;
+const NLM_F_ACK_TLVS: u16 = 0x200;
+const NLMSGERR_ATTR_MSG: u16 = 1;
+/// Bits of an attribute's type that are not its number (`linux/netlink.h`).
+const NLA_FLAGS: u16 = 0xc000;
+
+/// A netlink message without its header.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// `nlmsg_type`.
+    pub kind: u16,
+    /// `nlmsg_flags`, beside those that the transport sets itself.
+    pub flags: u16,
+    /// The family's own header and the attributes.
+    pub payload: Vec<u8>,
+}
+
+impl Message {
+    /// A message that libnftnl has written, header and all, into a buffer.
+    pub fn from_written(words: &[u64]) -> Message {
+        let [first, ..] = words else { return Message { kind: 0, flags: 0, payload: Vec::new() } };
+        let length = u32_at(&first.to_ne_bytes(), 0).unwrap_or(0) as usize;
+        let bytes: Vec<u8> = words.iter().take(length.div_ceil(8)).flat_map(|word| word.to_ne_bytes()).collect();
+        match split(&bytes) {
+            Some((header, payload, _)) => Message { kind: header.kind, flags: header.flags & !NLM_F_ACK, payload: payload.into() },
+            None => Message { kind: 0, flags: 0, payload: Vec::new() }, // the kernel refuses it
+        }
+    }
+}
+
+/// What the kernel, or the way to it, answered.
+#[derive(Debug)]
+pub struct Refusal {
+    /// The error number.
+    pub errno: i32,
+    /// The kernel's own words (extended ACK); empty where it gave none.
+    pub words: String,
+    /// The message of a batch that was refused, counted from 0.
+    pub index: usize,
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Refusal {
+        Refusal { errno: error.raw_os_error().unwrap_or(libc::EIO), words: String::new(), index: 0 }
+    }
+}
+
+impl core::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let reason = io::Error::from_raw_os_error(self.errno);
+        match self.words.as_str() {
+            "" => write!(f, "{reason}"),
+            words => write!(f, "{reason}: {words}"),
+        }
+    }
+}
+
+/// A netlink socket that waits for every answer.
+pub struct Socket {
+    inner: mnl::Socket,
+    sequence: u32,
+    buffer: Vec<u64>, // aligned as nlmsghdr, as mnl asks
+}
+
+impl Socket {
+    /// Opens a socket: `Bus::Route` or `Bus::Netfilter`.
+    pub fn open(bus: mnl::Bus) -> io::Result<Socket> {
+        let inner = mnl::Socket::new(bus)?;
+        let socket = Socket { inner, sequence: 1, buffer: vec![0; 8192] };
+        // The kernel's own words for a refusal, and dumps that take a filter: both are optional comforts.
+        let _ = socket.option(libc::SOL_NETLINK, libc::NETLINK_EXT_ACK, &1_i32);
+        let _ = socket.option(libc::SOL_NETLINK, libc::NETLINK_CAP_ACK, &1_i32);
+        let _ = socket.option(libc::SOL_NETLINK, libc::NETLINK_GET_STRICT_CHK, &1_i32);
+        // An answer that does not come must not hang the boot.
+        socket.option(libc::SOL_SOCKET, libc::SO_RCVTIMEO, &libc::timeval { tv_sec: 10, tv_usec: 0 })?;
+        Ok(socket)
+    }
+
+    fn option<T>(&self, level: i32, name: i32, value: &T) -> io::Result<()> {
+        let size = size_of::<T>() as libc::socklen_t;
+        // SAFETY: the descriptor is open while `self` lives, and `value` is `size` readable bytes during the call.
+        let done = unsafe { libc::setsockopt(self.inner.as_raw_fd(), level, name, (&raw const *value).cast(), size) };
+        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Sends a message that changes something, and waits for the kernel's word.
+    pub fn change(&mut self, message: &Message) -> Result<(), Refusal> {
+        let bytes = self.framed(message, NLM_F_ACK);
+        self.send(&bytes)?;
+        self.answers(self.sequence, |_| ()).map(drop)
+    }
+
+    /// Asks for one thing.
+    pub fn ask(&mut self, message: &Message) -> Result<Vec<Message>, Refusal> {
+        let bytes = self.framed(message, NLM_F_ACK);
+        self.send(&bytes)?;
+        let mut found = Vec::new();
+        self.answers(self.sequence, |message| found.push(message))?;
+        Ok(found)
+    }
+
+    /// Asks for all things of a kind. A dump that the kernel could not keep consistent is asked for again.
+    pub fn dump(&mut self, message: &Message) -> Result<Vec<Message>, Refusal> {
+        for _ in 0..10 {
+            let bytes = self.framed(message, NLM_F_DUMP);
+            self.send(&bytes)?;
+            let mut found = Vec::new();
+            if self.answers(self.sequence, |message| found.push(message))? {
+                return Ok(found);
+            }
+        }
+        Err(io::Error::from_raw_os_error(libc::EINTR).into())
+    }
+
+    /// Sends an nfnetlink batch: all of it, or nothing.
+    pub fn batch(&mut self, messages: &[Message]) -> Result<(), Refusal> {
+        // linux/netfilter/nfnetlink.h: NFNL_MSG_BATCH_BEGIN, _END; the header's res_id is the subsystem.
+        let edge = |kind| Message { kind, flags: 0, payload: vec![0, 0, 0, libc::NFNL_SUBSYS_NFTABLES as u8] };
+        let first = self.sequence + 2;
+        let mut bytes = self.framed(&edge(libc::NFNL_MSG_BATCH_BEGIN as u16), 0);
+        for (index, message) in messages.iter().enumerate() {
+            let is_last = index + 1 == messages.len();
+            bytes.extend(self.framed(message, if is_last { NLM_F_ACK } else { 0 }));
+        }
+        let last = self.sequence;
+        bytes.extend(self.framed(&edge(libc::NFNL_MSG_BATCH_END as u16), 0));
+        // The whole batch is one datagram, whatever its size. (Privileged, and a refusal shows in the send.)
+        let _ = self.option(libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &(bytes.len() as i32 * 2));
+        self.send(&bytes)?;
+        // Since 6.10 begin and end are acknowledged as well; an error for any message ends it.
+        match self.answers_until(|sequence| sequence == last, |_| ()) {
+            Err((sequence, refusal)) => Err(Refusal { index: sequence.saturating_sub(first) as usize, ..refusal }),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        loop {
+            match self.inner.send(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+                Ok(sent) if sent == bytes.len() => return Ok(()),
+                Ok(_) => return Err(io::Error::from_raw_os_error(libc::EMSGSIZE)),
+            }
+        }
+    }
+
+    fn framed(&mut self, message: &Message, flags: u16) -> Vec<u8> {
+        self.sequence += 1;
+        let length = HEADER + message.payload.len();
+        let mut bytes = Vec::with_capacity(length.next_multiple_of(4));
+        bytes.extend((length as u32).to_ne_bytes());
+        bytes.extend(message.kind.to_ne_bytes());
+        bytes.extend((message.flags | flags | NLM_F_REQUEST).to_ne_bytes());
+        bytes.extend(self.sequence.to_ne_bytes());
+        bytes.extend(0_u32.to_ne_bytes());
+        bytes.extend(&message.payload);
+        bytes.resize(length.next_multiple_of(4), 0);
+        bytes
+    }
+
+    /// Reads answers to one request. False: the dump was inconsistent.
+    fn answers(&mut self, sequence: u32, each: impl FnMut(Message)) -> Result<bool, Refusal> {
+        self.answers_until(|s| s == sequence, each).map_err(|(_, refusal)| refusal)
+    }
+
+    fn answers_until(
+        &mut self,
+        is_last: impl Fn(u32) -> bool,
+        mut each: impl FnMut(Message),
+    ) -> Result<bool, (u32, Refusal)> {
+        let mut consistent = true;
+        loop {
+            let length = match self.inner.recv_raw(bytes_of(&mut self.buffer)) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                other => other.map_err(|error| (0, error.into()))?,
+            };
+            let mut rest = &bytes_of(&mut self.buffer)[..length];
+            while let Some((header, payload, after)) = split(rest) {
+                rest = after;
+                consistent &= header.flags & NLM_F_DUMP_INTR == 0;
+                match header.kind {
+                    NLMSG_ERROR | NLMSG_DONE => {
+                        let refusal = refusal(&header, payload);
+                        if refusal.errno != 0 {
+                            return Err((header.sequence, refusal));
+                        }
+                        if is_last(header.sequence) {
+                            return Ok(consistent);
+                        }
+                    }
+                    kind => each(Message { kind, flags: header.flags, payload: payload.to_vec() }),
+                }
+            }
+        }
+    }
+}
+
+/// A byte view of the receive buffer.
+fn bytes_of(words: &mut [u64]) -> &mut [u8] {
+    let length = size_of_val(words);
+    // SAFETY: the same memory, valid and exclusively borrowed for as long; any bit pattern is a u8 and a u64.
+    unsafe { core::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), length) }
+}
+
+struct Header {
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+}
+
+/// The next message of a datagram, and what follows it. `None` at the end, and where the rest makes no sense.
+fn split(bytes: &[u8]) -> Option<(Header, &[u8], &[u8])> {
+    let length = u32_at(bytes, 0)? as usize;
+    let header = Header { kind: u16_at(bytes, 4)?, flags: u16_at(bytes, 6)?, sequence: u32_at(bytes, 8)? };
+    let payload = bytes.get(HEADER..length)?;
+    let after = bytes.get(length.next_multiple_of(4)..).unwrap_or(&[]);
+    Some((header, payload, after))
+}
+
+fn refusal(header: &Header, payload: &[u8]) -> Refusal {
+    let errno = u32_at(payload, 0).map_or(libc::EBADMSG, |code| -(code as i32));
+    // The offending message follows, whole unless capped; then attributes, if any (linux/netlink.h, struct nlmsgerr).
+    let quoted = match (header.kind, header.flags & NLM_F_CAPPED != 0) {
+        (NLMSG_DONE, _) => 4,
+        (_, true) => 4 + HEADER,
+        (_, false) => 4 + u32_at(payload, 4).unwrap_or(0) as usize,
+    };
+    let tail = payload.get(quoted..).filter(|_| header.flags & NLM_F_ACK_TLVS != 0).unwrap_or(&[]);
+    let words = attributes(tail).find(|(kind, _)| *kind == NLMSGERR_ATTR_MSG);
+    let words = words.map_or(String::new(), |(_, text)| String::from_utf8_lossy(text).trim_end_matches('\0').into());
+    Refusal { errno, words, index: 0 }
+}
+
+/// The attributes in a stretch of bytes: number and payload. Ends where the rest makes no sense.
+pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    core::iter::from_fn(move || {
+        let length = u16_at(bytes, 0)? as usize;
+        let kind = u16_at(bytes, 2)? & !NLA_FLAGS;
+        let payload = bytes.get(4..length)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or(&[]);
+        Some((kind, payload))
+    })
+}
+
+/// A number in host byte order.
+pub fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+}
+
+/// A number in host byte order.
+pub fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+/// A NUL-terminated string.
+pub fn text(bytes: &[u8]) -> &str {
+    core::str::from_utf8(bytes).unwrap_or_default().trim_end_matches('\0')
+}
+
+/// Appends an attribute.
+pub fn put(payload: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    payload.extend((4 + value.len() as u16).to_ne_bytes());
+    payload.extend(kind.to_ne_bytes());
+    payload.extend(value);
+    payload.resize(payload.len().next_multiple_of(4), 0);
+}

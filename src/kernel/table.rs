@@ -1,0 +1,276 @@
+//! The nftables table as netlink messages: made from the plan, read from the kernel, compared, replaced.
+//!
+//! Both sides are the same thing, a list of messages that make the table, so that what was read can be put
+//! back word for word. `linux/netfilter/nf_tables.h` has the numbers.
+
+use super::netlink::{Message, Refusal, Socket, attributes, put, text};
+use super::{Error, failed};
+use crate::plan::nft::{OWNER, SYSCTLS, TABLE};
+use std::collections::{BTreeMap, BTreeSet};
+
+const SUBSYSTEM: u16 = (libc::NFNL_SUBSYS_NFTABLES as u16) << 8;
+const NEWTABLE: u16 = SUBSYSTEM | libc::NFT_MSG_NEWTABLE as u16;
+const GETTABLE: u16 = SUBSYSTEM | libc::NFT_MSG_GETTABLE as u16;
+const DELTABLE: u16 = SUBSYSTEM | libc::NFT_MSG_DELTABLE as u16;
+const NEWCHAIN: u16 = SUBSYSTEM | libc::NFT_MSG_NEWCHAIN as u16;
+const GETCHAIN: u16 = SUBSYSTEM | libc::NFT_MSG_GETCHAIN as u16;
+const NEWRULE: u16 = SUBSYSTEM | libc::NFT_MSG_NEWRULE as u16;
+const GETRULE: u16 = SUBSYSTEM | libc::NFT_MSG_GETRULE as u16;
+pub(super) const NEWSET: u16 = SUBSYSTEM | libc::NFT_MSG_NEWSET as u16;
+const GETSET: u16 = SUBSYSTEM | libc::NFT_MSG_GETSET as u16;
+pub(super) const NEWSETELEM: u16 = SUBSYSTEM | libc::NFT_MSG_NEWSETELEM as u16;
+const GETSETELEM: u16 = SUBSYSTEM | libc::NFT_MSG_GETSETELEM as u16;
+const NLM_F_CREATE: u16 = 0x400;
+const NLM_F_EXCL: u16 = 0x200;
+const NLM_F_APPEND: u16 = 0x800;
+
+/// Size of the header before the attributes (`struct nfgenmsg`).
+pub(super) const NFGENMSG: usize = 4;
+/// Every object names its table in attribute 1.
+pub(super) const OBJECT_TABLE: u16 = 1;
+/// Attribute 2 is the name of a set, the set of elements, the chain of a rule.
+pub(super) const OBJECT_OWNER: u16 = 2;
+const CHAIN_NAME: u16 = 3;
+pub(super) const SET_ID: u16 = 10;
+pub(super) const ELEMENTS: u16 = 3;
+pub(super) const ELEM_KEY: u16 = 1;
+pub(super) const ELEM_DATA: u16 = 2;
+pub(super) const ELEM_FLAGS: u16 = 3;
+pub(super) const DATA_VALUE: u16 = 1;
+pub(super) const DATA_VERDICT: u16 = 2;
+pub(super) const VERDICT_CHAIN: u16 = 2;
+pub(super) const TABLE_USERDATA: u16 = 6;
+const RULE_EXPRESSIONS: u16 = 4;
+pub(super) const RULE_USERDATA: u16 = 7;
+
+/// The messages that make our table, in order: table, sets, chains, elements, rules.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Ruleset(pub Vec<Message>);
+
+impl Ruleset {
+    /// No table at all.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The comments in the chain that remembers sysctls.
+    pub fn record(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(|m| is_record(m)).filter_map(|m| find(m, RULE_USERDATA).and_then(comment))
+    }
+
+    /// This table with the record of another in place of its own.
+    pub fn with_record_of(&self, other: &Ruleset) -> Ruleset {
+        let rest = self.0.iter().filter(|m| !is_record(m));
+        let table = other.0.iter().filter(|m| m.kind == NEWTABLE && self.is_empty());
+        Ruleset(rest.chain(table).chain(other.0.iter().filter(|m| is_record(m))).cloned().collect())
+    }
+
+    /// The table with its record and nothing else: it marks nothing.
+    pub fn only_record(&self) -> Ruleset {
+        Ruleset(self.0.iter().filter(|m| m.kind == NEWTABLE || is_record(m)).cloned().collect())
+    }
+
+    /// The first thing that `installed`, read from the kernel, lacks or has too much. `None`: it is this very
+    /// table. Numbers that the kernel adds by itself (handles, counters) do not count.
+    pub fn difference(&self, installed: &Ruleset) -> Option<String> {
+        let (wanted, there) = (self.objects(), installed.objects());
+        for (place, messages) in &wanted {
+            let same = there.get(place).is_some_and(|found| match place.0 {
+                NEWSETELEM => elements(messages) == elements(found),
+                _ => {
+                    let covered = |(w, f): (&&Message, &&Message)| covers(attributes_of(w), attributes_of(f));
+                    messages.len() == found.len() && messages.iter().zip(found).all(covered)
+                }
+            });
+            if !same {
+                return Some(format!("{} is not as the policy has it", describe(*place)));
+            }
+        }
+        let extra = there.keys().find(|place| !wanted.contains_key(*place));
+        extra.map(|place| format!("{} is not of the policy", describe(*place)))
+    }
+
+    /// The messages of each object: the rules of a chain, the elements of a set.
+    fn objects(&self) -> BTreeMap<(u16, &str), Vec<&Message>> {
+        let mut objects: BTreeMap<_, Vec<&Message>> = BTreeMap::new();
+        for message in &self.0 {
+            objects.entry((message.kind, name(message))).or_default().push(message);
+        }
+        objects
+    }
+}
+
+/// Whether a message makes the chain that remembers sysctls, or a rule in it.
+fn is_record(message: &Message) -> bool {
+    matches!(message.kind, NEWCHAIN | NEWRULE) && name(message) == SYSCTLS
+}
+
+/// The name of the table, chain or set that a message makes or adds to.
+fn name(message: &Message) -> &str {
+    let number = match message.kind {
+        NEWTABLE => OBJECT_TABLE,
+        NEWCHAIN => CHAIN_NAME,
+        _ => OBJECT_OWNER,
+    };
+    find(message, number).map_or("", text)
+}
+
+fn describe((kind, name): (u16, &str)) -> String {
+    let what = match kind {
+        NEWTABLE => "table",
+        NEWCHAIN => "chain",
+        NEWSET => "set",
+        NEWSETELEM => "elements of set",
+        _ => "rules of chain",
+    };
+    format!("{what} {name}")
+}
+
+/// The elements of a set, in an order of their own: key, chain that it leads to, flags.
+fn elements<'a>(messages: &[&'a Message]) -> BTreeSet<(&'a [u8], &'a [u8], u32)> {
+    let lists = messages.iter().filter_map(|m| find(m, ELEMENTS));
+    lists.flat_map(|list| attributes(list)).map(|(_, element)| {
+        let inner = |kind, within| within_attribute(within_attribute(element, kind)?, within);
+        let key = inner(ELEM_KEY, DATA_VALUE).unwrap_or_default();
+        let chain = inner(ELEM_DATA, DATA_VERDICT).and_then(|verdict| within_attribute(verdict, VERDICT_CHAIN));
+        let flags = within_attribute(element, ELEM_FLAGS).and_then(|f| f.try_into().ok()).map_or(0, u32::from_be_bytes);
+        (key, chain.unwrap_or_default(), flags)
+    }).collect()
+}
+
+/// Whether every attribute of `wanted` is in `found`, to any depth. Attributes with the same number are a list:
+/// there have to be as many, in the same order.
+fn covers(wanted: &[u8], found: &[u8]) -> bool {
+    if wanted == found || wanted.is_empty() {
+        return true; // empty: an expression that is sent without its state, as a counter
+    }
+    let kinds: BTreeSet<u16> = attributes(wanted).map(|(kind, _)| kind).collect();
+    !kinds.is_empty()
+        && kinds.into_iter().all(|kind| {
+            let of = |bytes| attributes(bytes).filter(move |(k, _)| *k == kind).map(|(_, value)| value);
+            of(wanted).count() == of(found).count() && of(wanted).zip(of(found)).all(|(w, f)| covers(w, f))
+        })
+}
+
+fn attributes_of(message: &Message) -> &[u8] {
+    message.payload.get(NFGENMSG..).unwrap_or(&[])
+}
+
+fn find(message: &Message, kind: u16) -> Option<&[u8]> {
+    within_attribute(attributes_of(message), kind)
+}
+
+fn within_attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    attributes(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value)
+}
+
+/// The comment in user data (libnftnl/udata.h): type 0, length, text.
+fn comment(userdata: &[u8]) -> Option<&str> {
+    match userdata {
+        [0, length, rest @ ..] => rest.get(..usize::from(*length)).map(text),
+        _ => None,
+    }
+}
+
+/// Our nftables table in the kernel.
+pub struct Nftables {
+    socket: Socket,
+}
+
+impl Nftables {
+    /// Opens the socket.
+    pub fn open() -> Result<Nftables, Error> {
+        let socket = Socket::open(mnl::Bus::Netfilter).map_err(|error| Error::new(format!("nftables socket: {error}; {NEEDS}")))?;
+        Ok(Nftables { socket })
+    }
+
+    /// Reads our table, empty where there is none.
+    pub fn read(&mut self) -> Result<Ruleset, Error> {
+        let is_ours = |m: &Message| find(m, OBJECT_TABLE).map(text) == Some(TABLE);
+        let tables = self.dump(GETTABLE, &[])?;
+        let Some(table) = tables.iter().find(|m| is_ours(m)) else { return Ok(Ruleset::default()) };
+        if find(table, TABLE_USERDATA).and_then(comment) != Some(OWNER) {
+            let line = "table inet returnpath: it is there and not ours (it lacks our comment); rename it, or `nft delete table inet returnpath`";
+            return Err(Error::new(line.into()));
+        }
+        let sets = self.dump(GETSET, &[(OBJECT_TABLE, TABLE)])?;
+        let mut elements = Vec::new();
+        for set in &sets {
+            elements.extend(self.dump(GETSETELEM, &[(OBJECT_TABLE, TABLE), (OBJECT_OWNER, name(set))])?);
+        }
+        let mut chains = self.dump(GETCHAIN, &[])?;
+        chains.retain(is_ours);
+        let mut rules = self.dump(GETRULE, &[(OBJECT_TABLE, TABLE)])?;
+        rules.retain(is_ours);
+        let rest = chains.iter().chain(&elements).chain(&rules).map(|message| as_made(message, 0));
+        let sets = sets.iter().enumerate().map(|(index, message)| as_made(message, index as u32));
+        Ok(Ruleset([as_made(table, 0)].into_iter().chain(sets).chain(rest).collect()))
+    }
+
+    fn dump(&mut self, kind: u16, filter: &[(u16, &str)]) -> Result<Vec<Message>, Error> {
+        let mut payload = header();
+        for (number, value) in filter {
+            put(&mut payload, *number, &[value.as_bytes(), &[0]].concat());
+        }
+        self.socket.dump(&Message { kind, flags: 0, payload }).map_err(|refusal| refused("cannot read it", &refusal))
+    }
+
+    /// Replaces `from`, which is there, by `to`, in one transaction.
+    pub fn replace(&mut self, from: &Ruleset, to: &Ruleset) -> Result<(), Error> {
+        let mut payload = header();
+        put(&mut payload, OBJECT_TABLE, &[TABLE.as_bytes(), &[0]].concat());
+        let delete = (!from.is_empty()).then_some(Message { kind: DELTABLE, flags: 0, payload });
+        let messages: Vec<Message> = delete.into_iter().chain(to.0.iter().cloned()).collect();
+        if messages.is_empty() {
+            return Ok(());
+        }
+        self.socket.batch(&messages).map_err(|refusal| {
+            let message = messages.get(refusal.index);
+            let what = message.map_or_else(String::new, |m| describe((m.kind, name(m))));
+            refused(&what, &refusal)
+        })
+    }
+}
+
+const NEEDS: &str = "the kernel needs CONFIG_NF_TABLES, NF_TABLES_INET, NFT_CT, NFT_FIB_INET, NFT_LOG, NFT_LIMIT and NF_CONNTRACK_LABELS";
+
+fn refused(what: &str, refusal: &Refusal) -> Error {
+    match refusal.errno {
+        libc::EPERM | libc::EACCES | libc::EAGAIN => failed(format_args!("nftables: {what}"), refusal),
+        libc::EEXIST | libc::EBUSY => Error::new(format!("nftables: {what}: {refusal}; another program changed it at the same time, try again")),
+        _ => Error::new(format!("nftables: {what}: {refusal}; {NEEDS}")),
+    }
+}
+
+/// A message of a dump, as it would be sent to make the object again: without handles, uses and positions, and
+/// for a set with the number that a batch wants for it.
+fn as_made(message: &Message, set_id: u32) -> Message {
+    let kept: &[u16] = match message.kind {
+        NEWTABLE => &[OBJECT_TABLE, 2, TABLE_USERDATA], // flags: a dormant table marks nothing
+        NEWSET => &[OBJECT_TABLE, OBJECT_OWNER, 3, 4, 5, 6, 7, 9, 13], // flags, key, data, description, user data
+        NEWCHAIN => &[OBJECT_TABLE, CHAIN_NAME, 4, 5, 7],              // hook, policy, type
+        NEWSETELEM => &[OBJECT_TABLE, OBJECT_OWNER, ELEMENTS],
+        _ => &[OBJECT_TABLE, OBJECT_OWNER, RULE_EXPRESSIONS, RULE_USERDATA],
+    };
+    let mut payload = message.payload.get(..NFGENMSG).unwrap_or_default().to_vec();
+    for (kind, value) in attributes(attributes_of(message)).filter(|(kind, _)| kept.contains(kind)) {
+        put(&mut payload, kind, value);
+    }
+    if message.kind == NEWSET {
+        put(&mut payload, SET_ID, &set_id.to_be_bytes());
+    }
+    Message { kind: message.kind, flags: making(message.kind), payload }
+}
+
+/// Flags of a message that makes something: nothing is made twice, rules follow one another.
+pub(super) fn making(kind: u16) -> u16 {
+    match kind {
+        NEWRULE => NLM_F_CREATE | NLM_F_APPEND,
+        _ => NLM_F_CREATE | NLM_F_EXCL,
+    }
+}
+
+/// The header of a message about the `inet` family (`struct nfgenmsg`).
+pub(super) fn header() -> Vec<u8> {
+    vec![libc::NFPROTO_INET as u8, 0, 0, 0]
+}

@@ -1,0 +1,351 @@
+//! Routes, rules and ports, over rtnetlink (`man 7 rtnetlink`; `linux/fib_rules.h`).
+
+use super::netlink::{Message, Refusal, Socket, attributes, put, text, u32_at};
+use super::{Error, failed};
+use crate::plan::transition::Step;
+use crate::plan::ways::{Family, LAST_METRIC, Next, PROTOCOL, Route, Rule};
+use crate::policy::Name;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use netlink_packet_core::Emitable;
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::route::{RouteProtocol, RouteScope, RouteType};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use rtnetlink::RouteMessageBuilder;
+
+const RTM_NEWLINK: u16 = 16;
+const RTM_GETLINK: u16 = 18;
+const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
+const RTM_GETROUTE: u16 = 26;
+const RTM_NEWRULE: u16 = 32;
+const RTM_DELRULE: u16 = 33;
+const RTM_GETRULE: u16 = 34;
+const NLM_F_REPLACE: u16 = 0x100;
+const NLM_F_EXCL: u16 = 0x200;
+const NLM_F_CREATE: u16 = 0x400;
+
+const IFLA_IFNAME: u16 = 3;
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+const RTA_TABLE: u16 = 15;
+const RTNH_F_ONLINK: u8 = 4;
+const RTN_UNICAST: u8 = 1;
+const RTN_UNREACHABLE: u8 = 7;
+const FRA_PRIORITY: u16 = 6;
+const FRA_FWMARK: u16 = 10;
+const FRA_TABLE: u16 = 15;
+const FRA_FWMASK: u16 = 16;
+const FRA_PROTOCOL: u16 = 21;
+const FR_ACT_TO_TBL: u8 = 1;
+
+/// A port, as the kernel knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Its index.
+    pub index: u32,
+    /// Its name.
+    pub name: Name,
+    /// Whether it has one far end and no link-layer addresses (`IFF_POINTOPOINT`, `linux/if.h`).
+    pub is_point_to_point: bool,
+}
+
+/// Reads and changes routes and rules.
+pub struct Routing {
+    socket: Socket,
+    links: Vec<Link>, // those asked for so far
+}
+
+/// A rule of somebody else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForeignRule {
+    /// Its priority.
+    pub priority: u32,
+    /// Its mark and mask; 0/0 without any.
+    pub mark: (u32, u32),
+    /// The table that it looks up; 0 without any.
+    pub table: u32,
+}
+
+impl Routing {
+    /// Opens the socket.
+    pub fn open() -> Result<Routing, Error> {
+        let socket = Socket::open(mnl::Bus::Route).map_err(|e| Error::new(format!("routing socket: {e}; is CONFIG_NET there?")))?;
+        Ok(Routing { socket, links: Vec::new() })
+    }
+
+    /// The port of a name; `None` where there is none.
+    pub fn link(&mut self, name: &str) -> Result<Option<Link>, Error> {
+        if let Some(link) = self.links.iter().find(|link| link.name == name) {
+            return Ok(Some(link.clone()));
+        }
+        let mut payload = vec![0; 16]; // struct ifinfomsg
+        put(&mut payload, IFLA_IFNAME, &[name.as_bytes(), &[0]].concat());
+        self.get_link(payload, name)
+    }
+
+    fn link_at(&mut self, index: u32) -> Result<Option<Link>, Error> {
+        if let Some(link) = self.links.iter().find(|link| link.index == index) {
+            return Ok(Some(link.clone()));
+        }
+        let mut payload = vec![0; 16];
+        payload[4..8].copy_from_slice(&index.to_ne_bytes());
+        self.get_link(payload, &format!("number {index}"))
+    }
+
+    fn get_link(&mut self, payload: Vec<u8>, what: &str) -> Result<Option<Link>, Error> {
+        match self.socket.ask(&Message { kind: RTM_GETLINK, flags: 0, payload }) {
+            Ok(answers) => {
+                let link = answers.iter().find(|m| m.kind == RTM_NEWLINK).and_then(|m| parse_link(&m.payload));
+                self.links.extend(link.clone());
+                Ok(link)
+            }
+            Err(refusal) if refusal.errno == libc::ENODEV => Ok(None),
+            Err(refusal) => Err(failed(format_args!("port {what}: cannot ask for it"), &refusal)),
+        }
+    }
+
+    /// The port on which the kernel finds an IPv4 address, without any mark.
+    pub fn port_towards(&mut self, address: Ipv4Addr) -> Result<Option<Name>, Error> {
+        let request = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address, 32).build();
+        let mut payload = emitted(&request);
+        payload[4..12].fill(0); // struct rtmsg: a lookup takes no table, protocol, scope or type
+        let answer = match self.socket.ask(&Message { kind: RTM_GETROUTE, flags: 0, payload }) {
+            Ok(answers) => answers,
+            Err(_) => return Ok(None), // unreachable: adding the route will say so, and why
+        };
+        let route = answer.iter().find(|m| m.kind == RTM_NEWROUTE);
+        let port = route.and_then(|m| find(m.payload.get(12..)?, RTA_OIF)).and_then(|oif| u32_at(oif, 0));
+        Ok(port.map_or(Ok(None), |index| self.link_at(index))?.map(|link| link.name))
+    }
+
+    /// Our rules and those of others.
+    pub fn rules(&mut self) -> Result<(Vec<Rule>, Vec<(Family, ForeignRule)>), Error> {
+        let (mut ours, mut others) = (Vec::new(), Vec::new());
+        for family in Family::BOTH {
+            let mut payload = vec![0; 12]; // struct fib_rule_hdr
+            payload[0] = number(family);
+            let dump = match self.socket.dump(&Message { kind: RTM_GETRULE, flags: 0, payload }) {
+                Err(refusal) if is_absent_family(family, &refusal) => continue,
+                other => other.map_err(|refusal| failed(format_args!("rules: cannot list them"), &refusal))?,
+            };
+            for message in dump.iter().filter(|m| m.kind == RTM_NEWRULE) {
+                match parse_rule(family, &message.payload) {
+                    Some(Found::Ours(rule)) => ours.push(rule),
+                    Some(Found::Foreign(rule)) => others.push((family, rule)),
+                    None => {}
+                }
+            }
+        }
+        Ok((ours, others))
+    }
+
+    /// Our routes, wherever they are.
+    pub fn routes(&mut self) -> Result<Vec<Route>, Error> {
+        let mut routes = Vec::new();
+        for family in Family::BOTH {
+            let mut payload = vec![0; 12]; // struct rtmsg
+            payload[0] = number(family);
+            payload[5] = PROTOCOL; // the kernel filters by it (NETLINK_GET_STRICT_CHK), so that a full BGP table costs nothing
+            for message in self.dump_routes(family, payload)? {
+                if message.get(5) == Some(&PROTOCOL) {
+                    routes.extend(self.parse_route(family, &message)?);
+                }
+            }
+        }
+        Ok(routes)
+    }
+
+    /// Whether a table has routes of others.
+    pub fn has_foreign_routes(&mut self, table: u32) -> Result<bool, Error> {
+        for family in Family::BOTH {
+            let mut payload = vec![0; 12];
+            payload[0] = number(family);
+            put(&mut payload, RTA_TABLE, &table.to_ne_bytes());
+            let in_table = |m: &[u8]| m.get(12..).and_then(|a| find(a, RTA_TABLE)).and_then(|t| u32_at(t, 0)) == Some(table);
+            if self.dump_routes(family, payload)?.iter().any(|m| in_table(m) && m.get(5) != Some(&PROTOCOL)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn dump_routes(&mut self, family: Family, payload: Vec<u8>) -> Result<Vec<Vec<u8>>, Error> {
+        match self.socket.dump(&Message { kind: RTM_GETROUTE, flags: 0, payload }) {
+            Ok(found) => Ok(found.into_iter().filter(|m| m.kind == RTM_NEWROUTE).map(|m| m.payload).collect()),
+            Err(refusal) if refusal.errno == libc::ENOENT => Ok(Vec::new()), // a table that does not exist yet
+            Err(refusal) if is_absent_family(family, &refusal) => Ok(Vec::new()),
+            Err(refusal) => Err(failed(format_args!("routes: cannot list them"), &refusal)),
+        }
+    }
+
+    /// Takes one step.
+    pub fn take(&mut self, step: &Step) -> Result<(), Error> {
+        let (kind, flags, payload) = match step {
+            Step::AddRoute(route) => (RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, self.route(route)?),
+            Step::ReplaceRoute { new, .. } => (RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, self.route(new)?),
+            Step::DelRoute(route) => (RTM_DELROUTE, 0, self.route(route)?),
+            Step::AddRule(rule) => (RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, emitted(&message(rule))),
+            Step::DelRule(rule) => (RTM_DELRULE, 0, emitted(&message(rule))),
+        };
+        match self.socket.change(&Message { kind, flags, payload }) {
+            // Gone by itself, as a route is when its port goes down: what was asked for.
+            Err(refusal) if matches!(step, Step::DelRoute(_)) && refusal.errno == libc::ESRCH => Ok(()),
+            Err(refusal) if matches!(step, Step::DelRule(_)) && refusal.errno == libc::ENOENT => Ok(()),
+            Err(refusal) => Err(refused(step, &refusal)),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn route(&mut self, route: &Route) -> Result<Vec<u8>, Error> {
+        let index = match &route.next {
+            Next::Gateway { device: Some(device), .. } | Next::Device(device) => {
+                let missing = || Error::new(format!("port {device}: it does not exist; correct `device`, or bring the port up first"));
+                Some(self.link(device)?.ok_or_else(missing)?.index)
+            }
+            _ => None,
+        };
+        Ok(match (&route.next, route.family) {
+            (Next::Gateway { address: IpAddr::V4(address), .. }, _) => {
+                finish(RouteMessageBuilder::<Ipv4Addr>::new().gateway(*address), route, index)
+            }
+            (Next::Gateway { address: IpAddr::V6(address), .. }, _) => {
+                finish(RouteMessageBuilder::<Ipv6Addr>::new().gateway(*address), route, index)
+            }
+            (_, Family::V4) => finish(RouteMessageBuilder::<Ipv4Addr>::new(), route, index),
+            (_, Family::V6) => finish(RouteMessageBuilder::<Ipv6Addr>::new(), route, index),
+        })
+    }
+
+    fn parse_route(&mut self, family: Family, message: &[u8]) -> Result<Option<Route>, Error> {
+        let Some(rest) = message.get(12..) else { return Ok(None) };
+        let (destination_length, kind, flags) = (message[1], message[7], message[8]);
+        let Some(table) = find(rest, RTA_TABLE).and_then(|t| u32_at(t, 0)) else { return Ok(None) };
+        if destination_length != 0 || find(rest, RTA_DST).is_some() {
+            return Ok(None); // not one of ours, whatever its protocol says
+        }
+        let device = match find(rest, RTA_OIF).and_then(|oif| u32_at(oif, 0)) {
+            Some(index) if kind == RTN_UNICAST => self.link_at(index)?.map(|link| link.name),
+            _ => None,
+        };
+        let next = match (kind, find(rest, RTA_GATEWAY).and_then(address), device) {
+            (RTN_UNREACHABLE, _, _) => Next::Unreachable,
+            (RTN_UNICAST, Some(address), device) => {
+                Next::Gateway { address, device, onlink: flags & RTNH_F_ONLINK != 0 }
+            }
+            (RTN_UNICAST, None, Some(device)) => Next::Device(device),
+            _ => return Ok(None),
+        };
+        Ok(Some(Route { family, table, next }))
+    }
+}
+
+/// What all our routes have in common.
+fn finish<T>(builder: RouteMessageBuilder<T>, route: &Route, index: Option<u32>) -> Vec<u8> {
+    let mut builder = builder.table_id(route.table).protocol(RouteProtocol::from(PROTOCOL));
+    if let Some(index) = index {
+        builder = builder.output_interface(index);
+    }
+    builder = match &route.next {
+        Next::Gateway { onlink: true, .. } => builder.onlink(),
+        Next::Device(_) if route.family == Family::V4 => builder.scope(RouteScope::Link), // as iproute2 does
+        Next::Unreachable => builder.kind(RouteType::Unreachable).priority(LAST_METRIC),
+        _ => builder,
+    };
+    emitted(&builder.build())
+}
+
+fn message(rule: &Rule) -> RuleMessage {
+    let mut message = RuleMessage::default();
+    message.header.family = match rule.family {
+        Family::V4 => AddressFamily::Inet,
+        Family::V6 => AddressFamily::Inet6,
+    };
+    message.header.action = RuleAction::ToTable;
+    message.header.table = u8::try_from(rule.table).unwrap_or(0);
+    message.attributes = vec![
+        RuleAttribute::Priority(rule.priority),
+        RuleAttribute::FwMark(rule.mark),
+        RuleAttribute::FwMask(rule.mask),
+        RuleAttribute::Table(rule.table),
+        RuleAttribute::Protocol(RouteProtocol::from(PROTOCOL)),
+    ];
+    message
+}
+
+enum Found {
+    Ours(Rule),
+    Foreign(ForeignRule),
+}
+
+fn parse_rule(family: Family, message: &[u8]) -> Option<Found> {
+    let (action, rest) = (*message.get(7)?, message.get(12..)?);
+    let number = |kind| find(rest, kind).and_then(|value| u32_at(value, 0));
+    let (priority, table) = (number(FRA_PRIORITY).unwrap_or(0), number(FRA_TABLE).unwrap_or(0));
+    let (mark, mask) = (number(FRA_FWMARK).unwrap_or(0), number(FRA_FWMASK).unwrap_or(0));
+    let is_ours = find(rest, FRA_PROTOCOL).is_some_and(|protocol| protocol == [PROTOCOL]);
+    Some(match is_ours && action == FR_ACT_TO_TBL {
+        true => Found::Ours(Rule { family, priority, mark, mask, table }),
+        false => Found::Foreign(ForeignRule { priority, mark: (mark, mask), table }),
+    })
+}
+
+fn parse_link(message: &[u8]) -> Option<Link> {
+    let name = find(message.get(16..)?, IFLA_IFNAME)?;
+    Some(Link {
+        index: u32_at(message, 4)?,
+        name: Name::try_from(text(name)).ok()?,
+        is_point_to_point: u32_at(message, 8)? & libc::IFF_POINTOPOINT as u32 != 0,
+    })
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
+        _ => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
+    }
+}
+
+/// IPv6 may not be in the kernel; what a policy wants of it is then refused when it is added.
+fn is_absent_family(family: Family, refusal: &Refusal) -> bool {
+    family == Family::V6 && matches!(refusal.errno, libc::EAFNOSUPPORT | libc::EOPNOTSUPP)
+}
+
+fn refused(step: &Step, refusal: &Refusal) -> Error {
+    let remedy = match (step, refusal.errno) {
+        (_, libc::EPERM) => "run it with CAP_NET_ADMIN",
+        (_, libc::EAFNOSUPPORT) => "the kernel lacks this family; leave its gateways out of the policy",
+        (Step::AddRoute(_) | Step::ReplaceRoute { .. }, libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EINVAL) => {
+            "the gateway is not on the link; give its port an address that covers it, or set `device` and `onlink`"
+        }
+        (Step::AddRoute(_) | Step::ReplaceRoute { .. }, libc::ENETDOWN) => "bring the port up first",
+        (Step::AddRoute(_) | Step::AddRule(_), libc::EEXIST) => {
+            "another program has put the same there; remove it, or choose another table or priority"
+        }
+        _ => "see the kernel log",
+    };
+    let what = match step {
+        Step::AddRoute(route) | Step::ReplaceRoute { new: route, .. } => route.to_string(),
+        Step::AddRule(rule) => rule.to_string(),
+        Step::DelRoute(route) => route.to_string().replacen("add", "del", 1),
+        Step::DelRule(rule) => rule.to_string().replacen("add", "del", 1),
+    };
+    Error::new(format!("{what}: {refusal}; {remedy}"))
+}
+
+fn number(family: Family) -> u8 {
+    match family {
+        Family::V4 => libc::AF_INET as u8,
+        Family::V6 => libc::AF_INET6 as u8,
+    }
+}
+
+fn emitted(message: &impl Emitable) -> Vec<u8> {
+    let mut bytes = vec![0; message.buffer_len()];
+    message.emit(&mut bytes);
+    bytes
+}
+
+fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    attributes(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value)
+}

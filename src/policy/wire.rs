@@ -1,0 +1,253 @@
+//! The wire form of a policy: what `compile` writes, a board partition holds and the firmware reads.
+//!
+//! Version 1 is frozen. Byte for byte:
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 4 | [`MAGIC`] |
+//! | 1 | [`VERSION`] |
+//! | n | [postcard](https://postcard.jamesmunns.com/wire-format) of mark mask, local networks, paths |
+//! | 4 | CRC-32/ISO-HDLC of everything before, little endian |
+//!
+//! Nothing here needs a heap, and no bytes whatever make it panic.
+
+use super::{
+    Invalid, MAX_DESTINATIONS, MAX_LOCAL_NETWORKS, MAX_MACS, MAX_NAME, MAX_PATHS, MAX_PORTS,
+    MAX_SERVICES,
+};
+use super::{Path, Policy};
+use core::fmt::{self, Display, Formatter};
+use crc::{CRC_32_ISO_HDLC, Crc, NoTable};
+use embedded_io::{Error as _, ErrorKind, Read};
+use serde::Deserialize;
+
+/// The first bytes of every policy image, whatever its version.
+pub const MAGIC: [u8; 4] = *b"RPOL";
+/// The version that this program writes and reads.
+pub const VERSION: u8 = 1;
+
+/// Bytes before the body.
+const HEAD: usize = MAGIC.len() + 1;
+/// Bytes after the body.
+const TAIL: usize = size_of::<u32>();
+/// Without a table: a policy is read once, and the kilobyte is better spent elsewhere.
+const CRC: Crc<u32, NoTable> = Crc::<u32, NoTable>::new(&CRC_32_ISO_HDLC);
+
+/// Bytes of the largest image that a checked policy can have.
+pub const MAX_ENCODED: usize = {
+    // Postcard writes seven bits a byte.
+    const U16: usize = 3;
+    const U32: usize = 5;
+    const NAME: usize = 1 + MAX_NAME;
+    const NETWORK: usize = 1 + 16 + 1;
+    const PRIORITY: usize = 3; // at most 32765
+    const PATH: usize = NAME
+        + U32 // mark
+        + U32 // table
+        + (1 + 4)
+        + (1 + 16)
+        + (1 + MAX_MACS * 6)
+        + (1 + MAX_PORTS * NAME)
+        + (1 + MAX_SERVICES * (1 + U16 + U16))
+        + (1 + MAX_DESTINATIONS * NETWORK)
+        + (1 + NAME) // device
+        + 1 // onlink
+        + 1 // scope
+        + 1 // when_down
+        + PRIORITY
+        + 1; // log
+    HEAD + U32 + (1 + MAX_LOCAL_NETWORKS * NETWORK) + (2 + MAX_PATHS * PATH) + TAIL
+};
+
+/// Why bytes are not a policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Error {
+    /// Too few bytes to be an image at all; how many there are.
+    TooShort(usize),
+    /// More bytes than any policy has: over [`MAX_ENCODED`].
+    TooLong,
+    /// The first bytes are not [`MAGIC`].
+    Magic,
+    /// Written for another version of this program; the version found.
+    Version(u8),
+    /// The CRC does not match: the bytes are damaged.
+    Crc,
+    /// The CRC matches, but this is not the postcard of a policy; the path where reading ended,
+    /// counted from 0, `None` before the first.
+    Body(Option<usize>),
+    /// Bytes are left over between the last path and the CRC; how many.
+    Trailing(usize),
+    /// Well-formed, but breaks a rule of the contract.
+    Invalid(Invalid),
+}
+
+impl Display for Error {
+    fn fmt(&self, f: &mut Formatter) -> fmt::Result {
+        const AGAIN: &str = "compile it again from its TOML source";
+        match self {
+            Self::TooShort(len) => write!(f, "{len} bytes are too few for a policy image; {AGAIN}"),
+            Self::TooLong => write!(
+                f,
+                "over {MAX_ENCODED} bytes, more than any policy image has; {AGAIN}"
+            ),
+            Self::Magic => write!(
+                f,
+                "not a policy image; make one with `returnpath-board compile`"
+            ),
+            Self::Version(found) => write!(
+                f,
+                "a policy image of version {found}, and this program reads version {VERSION}; \
+                 compile it again with the returnpath-board of the same release"
+            ),
+            Self::Crc => write!(
+                f,
+                "the policy image is damaged: its CRC does not match; {AGAIN}"
+            ),
+            Self::Body(None) => write!(
+                f,
+                "the policy image is malformed before its first path; {AGAIN}"
+            ),
+            Self::Body(Some(path)) => write!(
+                f,
+                "the policy image is malformed in path number {}; {AGAIN}",
+                path + 1
+            ),
+            Self::Trailing(len) => write!(
+                f,
+                "the policy image has {len} bytes after its last path; {AGAIN}"
+            ),
+            Self::Invalid(invalid) => invalid.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for Error {}
+
+/// The buffer is smaller than the image. [`MAX_ENCODED`] bytes are always enough for a checked policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoRoom;
+
+impl Display for NoRoom {
+    fn fmt(&self, f: &mut Formatter) -> fmt::Result {
+        write!(
+            f,
+            "the policy does not fit the buffer; give one of {MAX_ENCODED} bytes"
+        )
+    }
+}
+
+impl core::error::Error for NoRoom {}
+
+/// Writes the image of `policy`, which the caller has checked, to the start of `out`; returns its length in bytes.
+pub fn encode(policy: &Policy, out: &mut [u8]) -> Result<usize, NoRoom> {
+    let (head, rest) = out.split_at_mut_checked(HEAD).ok_or(NoRoom)?;
+    head[..MAGIC.len()].copy_from_slice(&MAGIC);
+    head[MAGIC.len()] = VERSION;
+    let body = (policy.mark_mask, &policy.local_networks, &policy.paths);
+    let end = HEAD + postcard::to_slice(&body, rest).map_err(|_| NoRoom)?.len();
+    let crc = CRC.checksum(&out[..end]).to_le_bytes();
+    out.get_mut(end..end + TAIL)
+        .ok_or(NoRoom)?
+        .copy_from_slice(&crc);
+    Ok(end + TAIL)
+}
+
+/// Reads an image into `into` and checks it. After an error `into` is empty.
+///
+/// Path by path: the policy is hundreds of kilobytes, and a boot stage's stack is not.
+pub fn decode(image: &[u8], into: &mut Policy) -> Result<(), Error> {
+    clear(into);
+    fill(image, into).inspect_err(|_| clear(into))
+}
+
+fn clear(policy: &mut Policy) {
+    policy.mark_mask = 0;
+    policy.local_networks.clear();
+    policy.paths.clear();
+}
+
+fn fill(image: &[u8], into: &mut Policy) -> Result<(), Error> {
+    let mut rest = body(image)?;
+    into.mark_mask = take(&mut rest, None)?;
+    into.local_networks = take(&mut rest, None)?;
+    let paths: u32 = take(&mut rest, None)?;
+    for path in 0..paths as usize {
+        let decoded: Path = take(&mut rest, Some(path))?;
+        into.paths
+            .push(decoded)
+            .map_err(|_| Error::Body(Some(path)))?;
+    }
+    if !rest.is_empty() {
+        return Err(Error::Trailing(rest.len()));
+    }
+    into.check().map_err(Error::Invalid)
+}
+
+/// What lies between head and tail, once both are right.
+fn body(image: &[u8]) -> Result<&[u8], Error> {
+    if image.len() > MAX_ENCODED {
+        return Err(Error::TooLong);
+    }
+    let rest = image.strip_prefix(&MAGIC).ok_or(match image.len() {
+        len if len < MAGIC.len() => Error::TooShort(len),
+        _ => Error::Magic,
+    })?;
+    let (version, rest) = rest.split_first().ok_or(Error::TooShort(image.len()))?;
+    // The version comes before the CRC: another version may end in another one.
+    if *version != VERSION {
+        return Err(Error::Version(*version));
+    }
+    let (body, crc) = rest
+        .split_last_chunk()
+        .ok_or(Error::TooShort(image.len()))?;
+    if CRC.checksum(&image[..HEAD + body.len()]) != u32::from_le_bytes(*crc) {
+        return Err(Error::Crc);
+    }
+    Ok(body)
+}
+
+/// Takes one value off the front of `rest`, for the path given.
+fn take<'a, T: Deserialize<'a>>(rest: &mut &'a [u8], path: Option<usize>) -> Result<T, Error> {
+    let (value, left) = postcard::take_from_bytes(rest).map_err(|_| Error::Body(path))?;
+    *rest = left;
+    Ok(value)
+}
+
+/// Why a reader gave no image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadError<E> {
+    /// The reader failed.
+    Io(E),
+    /// The reader had more bytes than the buffer holds.
+    TooLong,
+}
+
+impl<E: Display> Display for ReadError<E> {
+    fn fmt(&self, f: &mut Formatter) -> fmt::Result {
+        match self {
+            Self::Io(error) => error.fmt(f),
+            Self::TooLong => Error::TooLong.fmt(f),
+        }
+    }
+}
+
+impl<E: core::error::Error> core::error::Error for ReadError<E> {}
+
+/// Reads to the end of `reader` and returns how many bytes of `buf` that filled. A `buf` of
+/// [`MAX_ENCODED`] bytes holds every image.
+pub fn read<R: Read>(mut reader: R, buf: &mut [u8]) -> Result<usize, ReadError<R::Error>> {
+    let mut len = 0;
+    let mut beyond = [0];
+    loop {
+        let full = len == buf.len();
+        let room = if full { &mut beyond } else { &mut buf[len..] };
+        match reader.read(room) {
+            Ok(0) => return Ok(len),
+            Ok(_) if full => return Err(ReadError::TooLong),
+            // A reader that claims more than it was given room for must not make us index past the end.
+            Ok(more) => len = buf.len().min(len.saturating_add(more)),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(ReadError::Io(error)),
+        }
+    }
+}
