@@ -1,0 +1,645 @@
+"""The matrix: traffic by layout by family. A cell is a function that raises, with counters, when it fails.
+
+A cell gets a lab of its own, freshly built, so no cell can help or hurt another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import ftp
+import ports
+import subject
+import traffic
+from addresses import BACK, BACKEND, BRANCH, CLIENT, FAMILIES, HOST, IPV6, LAN, PUBLIC, Family
+from lab import LAYOUTS, Lab, Layout, Tally, counters, narrow
+from traffic import DATAGRAMS, EXCHANGES, FRAGMENTED, MEGABYTE, Endpoint, Stalled, Unreachable
+
+Check = Callable[[Lab, Family], None]
+ALL = tuple(LAYOUTS)
+NARROW = 1280  # the smallest MTU that IPv6 allows
+OUR_BITS = 0xFF
+CLIENT_PORT = 9000  # where the client listens, for connections that the host opens
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    section: str
+    check: Check
+    layouts: tuple[str, ...] = ALL
+    families: tuple[Family, ...] = FAMILIES
+    subject: subject.Subject | None = None  # in place of the one under test
+
+
+@dataclass(frozen=True)
+class Cell:
+    case: Case
+    layout: Layout
+    family: Family
+
+    def run(self, under_test: subject.Subject) -> None:
+        with Lab(self.layout) as lab:
+            lab.apply = functools.partial((self.case.subject or under_test).apply, lab)
+            lab.apply(self.layout.policy())
+            self.case.check(lab, self.family)
+
+
+CASES: list[Case] = []
+THROUGH_ROUTER_2 = "through router 2"
+AS_IT_WAS = "as it was"
+HARNESS = "the harness can fail"
+
+
+def case(
+    name: str,
+    section: str,
+    layouts: tuple[str, ...] = ALL,
+    families: tuple[Family, ...] = FAMILIES,
+    subject: subject.Subject | None = None,
+) -> Callable[[Check], Check]:
+    def add(check: Check) -> Check:
+        CASES.append(Case(name, section, check, layouts, families, subject))
+        return check
+
+    return add
+
+
+def cells() -> Iterator[Cell]:
+    for name, layout in LAYOUTS.items():
+        for each in CASES:
+            if name in each.layouts:
+                for family in each.families:
+                    yield Cell(each, layout, family)
+
+
+# Proofs
+
+
+def to(lab: Lab, family: Family, port: int = 0, router: int = 2, source: str | None = None) -> Endpoint:
+    """The client's call of a router's public address."""
+    return Endpoint(lab.client, family, source or CLIENT[family], PUBLIC[router][family], port)
+
+
+@contextlib.contextmanager
+def counted(lab: Lab) -> Iterator[Tally]:
+    """Counters on all routers around a block; a failure inside is told together with them."""
+    tally: Tally | None = None
+    try:
+        with lab.watched() as tally:
+            yield tally
+    except Exception as failure:
+        raise AssertionError(f"{type(failure).__name__}: {failure}; {tally}") from failure
+
+
+@contextlib.contextmanager
+def returned(
+    lab: Lab,
+    family: Family,
+    protocol: str,
+    packets: int,
+    size: int = 0,
+    router: int = 2,
+    exactly: bool = False,
+) -> Iterator[Tally]:
+    """Proves that the replies of a block, so many at least, went through one router, and none elsewhere."""
+    with counted(lab) as tally:
+        yield tally
+    replies = tally.replies(router, protocol, family)
+    enough = replies.packets == packets if exactly else replies.packets >= packets
+    if not enough or replies.bytes < size:
+        wanted = f"{packets} packets and {size} bytes of {protocol}"
+        raise AssertionError(f"router {router} should have seen {wanted} go to the client; {tally}")
+    if strays := tally.strays(router):
+        raise AssertionError(f"replies went astray: {strays}; {tally}")
+
+
+@contextlib.contextmanager
+def unmarked(lab: Lab, family: Family, protocol: str) -> Iterator[None]:
+    """Proves that the host tracked the client's connections of a block without our mark."""
+    yield
+    marks = lab.connection_marks(protocol, family)
+    if not marks:
+        raise AssertionError(f"the host tracked no {protocol} connection of the client")
+    if ours := [mark for mark in marks if mark & OUR_BITS]:
+        raise AssertionError(f"connection marks that nothing should have set: {ours}")
+
+
+def behind(port: int, lab: Lab) -> int:
+    """The port at the server for one called from outside."""
+    return ports.WEB_BEHIND if lab.layout.gateway and port == ports.WEB else port
+
+
+def web_through(lab: Lab, family: Family, router: int = 2, bulk: int = MEGABYTE) -> None:
+    """One TCP connection, several exchanges and bulk each way, all of its replies through that router."""
+    with (
+        traffic.tcp_server(lab.server, family, behind(ports.WEB, lab)),
+        returned(lab, family, "tcp", EXCHANGES + 2, bulk, router),
+    ):
+        traffic.converse(to(lab, family, ports.WEB, router), bulk)
+
+
+def datagrams_through(
+    lab: Lab, family: Family, router: int = 2, bound: bool = True, count: int = DATAGRAMS, size: int = 64
+) -> None:
+    server = lab.server
+    address = _answering_address(lab, family, router) if bound else None
+    with (
+        traffic.udp_server(server, family, ports.UDP, address),
+        returned(lab, family, "udp", count, count * size, router, exactly=True),
+    ):
+        traffic.datagrams(to(lab, family, ports.UDP, router), count, size)
+
+
+def _answering_address(lab: Lab, family: Family, router: int) -> str:
+    if lab.layout.gateway:
+        return BACK.host(BACKEND)[family]
+    return (lab.layout.service if router == 2 else LAN.host(HOST))[family]
+
+
+def echoes_through(lab: Lab, family: Family, router: int = 2) -> None:
+    with returned(lab, family, "icmp", 10, router=router, exactly=True):
+        traffic.echoes(to(lab, family, router=router))
+
+
+# Packets that must come back
+
+
+@case("tcp", THROUGH_ROUTER_2)
+def tcp(lab: Lab, family: Family) -> None:
+    web_through(lab, family)
+
+
+@case("udp", THROUGH_ROUTER_2)
+def udp(lab: Lab, family: Family) -> None:
+    datagrams_through(lab, family)
+
+
+@case("udp-wildcard", THROUGH_ROUTER_2)
+def udp_wildcard(lab: Lab, family: Family) -> None:
+    """The server is bound to no address and answers from the one it was asked on (IP_PKTINFO)."""
+    datagrams_through(lab, family, bound=False)
+
+
+@case("echo", THROUGH_ROUTER_2)
+def echo(lab: Lab, family: Family) -> None:
+    echoes_through(lab, family)
+
+
+@case("reset", THROUGH_ROUTER_2)
+def reset(lab: Lab, family: Family) -> None:
+    for _ in range(3):
+        with returned(lab, family, "tcp", 1, exactly=True):
+            traffic.refused(to(lab, family, ports.CLOSED))
+
+
+@case("path-mtu", THROUGH_ROUTER_2)
+def path_mtu(lab: Lab, family: Family) -> None:
+    narrow(NARROW, lab.far_side())
+    with (
+        traffic.tcp_server(lab.server, family, behind(ports.WEB, lab)),
+        returned(lab, family, "tcp", EXCHANGES + 2, MEGABYTE) as tally,
+    ):
+        traffic.converse(to(lab, family, ports.WEB))
+    if not tally.too_big(2, family):
+        raise AssertionError(f"router 2 had no packet to call too big: nothing was tried; {tally}")
+
+
+@case("port-unreachable", THROUGH_ROUTER_2)
+def port_unreachable(lab: Lab, family: Family) -> None:
+    _icmp_error(lab, family, ports.UDP_CLOSED, traffic.PORT_UNREACHABLE[family.version])
+
+
+@case("time-exceeded", THROUGH_ROUTER_2)
+def time_exceeded(lab: Lab, family: Family) -> None:
+    """The host forwards, and the hops end there: client, world and router 2 have used up two."""
+    _icmp_error(lab, family, ports.FORWARDED_UDP, traffic.TIME_EXCEEDED[family.version], hops=3)
+
+
+@case("frag-needed", THROUGH_ROUTER_2)
+def fragmentation_needed(lab: Lab, family: Family) -> None:
+    """The host forwards into a link that is too small."""
+    narrow(NARROW, lab.back_side())
+    size = 1350  # fits WireGuard's 1420 bytes
+    found = _icmp_error(lab, family, ports.FORWARDED_UDP, traffic.TOO_BIG[family.version], size=size)
+    if found.info != NARROW:
+        raise AssertionError(f"the error tells an MTU of {found.info}, not {NARROW}")
+
+
+def _icmp_error(
+    lab: Lab,
+    family: Family,
+    port: int,
+    expected: tuple[int, int, int],
+    size: int = 32,
+    hops: int | None = None,
+) -> traffic.IcmpError:
+    for _ in range(3):
+        with returned(lab, family, "icmp", 1, exactly=True):
+            found = traffic.provoke(to(lab, family, port), size, hops)
+        if (found.number, found.type, found.code) != expected:
+            raise AssertionError(f"another error came back: {found}")
+    return found
+
+
+@case("udp-fragments", THROUGH_ROUTER_2)
+def udp_fragments(lab: Lab, family: Family) -> None:
+    datagrams_through(lab, family, count=20, size=FRAGMENTED)
+
+
+@case("no-default-route", THROUGH_ROUTER_2, ("lan", "homed", "tunnel"))
+def no_default_route(lab: Lab, family: Family) -> None:
+    lab.drop_default_routes()
+    web_through(lab, family)
+
+
+@case("ftp-passive", THROUGH_ROUTER_2)
+def ftp_passive(lab: Lab, family: Family) -> None:
+    with ftp.server(lab.server, family), returned(lab, family, "tcp", 10, ftp.SIZE):
+        ftp.fetch_passive(to(lab, family, ports.FTP))
+    _all_marked(lab, family)
+
+
+@case("ftp-active", THROUGH_ROUTER_2)
+def ftp_active(lab: Lab, family: Family) -> None:
+    with ftp.server(lab.server, family), returned(lab, family, "tcp", 10, ftp.SIZE):
+        ftp.fetch_active(to(lab, family, ports.FTP))
+    _all_marked(lab, family)
+
+
+def _all_marked(lab: Lab, family: Family) -> None:
+    marks = lab.connection_marks("tcp", family)
+    if marks != [2, 2]:
+        raise AssertionError(f"control and data connection should both have mark 2: {marks}")
+
+
+@case("no-default-echo", THROUGH_ROUTER_2, ("lan", "homed", "tunnel"))
+def no_default_route_without_a_socket(lab: Lab, family: Family) -> None:
+    """Echo replies and resets come from no socket that could remember a mark."""
+    lab.drop_default_routes()
+    echoes_through(lab, family)
+    reset(lab, family)
+
+
+@case("link-local", THROUGH_ROUTER_2, ("lan", "homed", "gateway"), (IPV6,))
+def link_local_gateway(lab: Lab, family: Family) -> None:
+    lab.apply(lab.layout.policy(first=lab.layout.link_local_path()))
+    web_through(lab, family)
+    datagrams_through(lab, family)
+
+
+@case("redirected", THROUGH_ROUTER_2)
+def redirected(lab: Lab, family: Family) -> None:
+    """The host's own NAT changes the port; the policy lists the one that arrived."""
+    with (
+        traffic.tcp_server(lab.host, family, ports.REDIRECTED_TO),
+        returned(lab, family, "tcp", EXCHANGES + 2, MEGABYTE),
+    ):
+        traffic.converse(to(lab, family, ports.REDIRECTED))
+
+
+@case("error-inward", THROUGH_ROUTER_2)
+def error_inward(lab: Lab, family: Family) -> None:
+    """The host's error about a reply that it forwards goes to the backend, not after the reply."""
+    with (
+        traffic.short_lived_answer(lab.backend, family, ports.FORWARDED_UDP) as errors,
+        counted(lab) as tally,
+    ):
+        try:
+            traffic.datagrams(to(lab, family, ports.FORWARDED_UDP), 1)
+        except Stalled:
+            pass
+        else:
+            raise AssertionError("an answer with one hop to live passed the host")
+        found = errors()
+    if (found.number, found.type, found.code) != traffic.TIME_EXCEEDED[family.version]:
+        raise AssertionError(f"another error came to the backend: {found}; {tally}")
+    if strays := tally.strays():
+        raise AssertionError(f"nothing should have left for the client: {strays}; {tally}")
+
+
+@case("port-down", THROUGH_ROUTER_2, ("homed", "tunnel"))
+def port_down(lab: Lab, family: Family) -> None:
+    """The port to router 2 goes down under a connection: its replies go nowhere, not through router 1."""
+    address = lab.layout.service[family]
+    with (
+        traffic.listen(lab.host, family, ports.UDP, socket.SOCK_DGRAM, address) as server,
+        to(lab, family, ports.UDP).open(socket.SOCK_DGRAM) as caller,
+        counted(lab) as tally,
+    ):
+        caller.connect((PUBLIC[2][family], ports.UDP))
+        caller.send(b"question")
+        question, peer = server.recvfrom(64)
+        server.sendto(question, peer)
+        caller.recv(64)
+        lab.host.ip(f"link set {lab.layout.device} down")
+        for _ in range(EXCHANGES):
+            with contextlib.suppress(OSError):  # unreachable, as it should be
+                server.sendto(question, peer)
+    if strays := tally.strays(2):
+        raise AssertionError(f"with its port down, replies leaked: {strays}; {tally}")
+    if tally.replies(2, "udp", family).packets != 1:
+        raise AssertionError(f"router 2 should have seen the one reply from before; {tally}")
+
+
+@case("syn-cookies", THROUGH_ROUTER_2, ("lan", "homed", "tunnel"))
+def syn_cookies(lab: Lab, family: Family) -> None:
+    """The socket is made from the client's acknowledgement: no request remembers the mark of the SYN."""
+    lab.host.sysctl({"ipv4/tcp_syncookies": 2})
+    web_through(lab, family)
+
+
+@case("forwarded", THROUGH_ROUTER_2, ("lan", "homed", "tunnel"))
+def forwarded(lab: Lab, family: Family) -> None:
+    """A listed port that the host forwards, in a layout where it answers the others itself."""
+    _forwarded_through(lab, family, 2)
+
+
+def _forwarded_through(lab: Lab, family: Family, router: int) -> None:
+    with (
+        traffic.tcp_server(lab.backend, family, ports.FORWARDED),
+        returned(lab, family, "tcp", EXCHANGES + 2, MEGABYTE, router),
+    ):
+        traffic.converse(to(lab, family, ports.FORWARDED, router))
+    with (
+        traffic.udp_server(lab.backend, family, ports.FORWARDED_UDP),
+        returned(lab, family, "udp", DATAGRAMS, router=router, exactly=True),
+    ):
+        traffic.datagrams(to(lab, family, ports.FORWARDED_UDP, router))
+
+
+@case("answered-here", THROUGH_ROUTER_2, ("gateway",))
+def answered_here(lab: Lab, family: Family) -> None:
+    """A listed port that the host answers itself, in the layout where it forwards the others."""
+    with (
+        traffic.tcp_server(lab.host, family, ports.HOST_WEB),
+        returned(lab, family, "tcp", EXCHANGES + 2, MEGABYTE),
+    ):
+        traffic.converse(to(lab, family, ports.HOST_WEB))
+
+
+# What must stay as it was
+
+
+@case("router-1", AS_IT_WAS)
+def router_1(lab: Lab, family: Family) -> None:
+    with unmarked(lab, family, "tcp"):
+        web_through(lab, family, router=1)
+    with unmarked(lab, family, "udp"):
+        datagrams_through(lab, family, router=1)
+    echoes_through(lab, family, router=1)
+
+
+@case("local-networks", AS_IT_WAS, ("lan", "gateway", "tunnel"))
+def local_networks(lab: Lab, family: Family) -> None:
+    """A local source comes in through router 2; the main table answers it, through router 1."""
+    _branch(lab, family, 1)
+
+
+@case("local-networks", AS_IT_WAS, ("homed",))
+def local_networks_behind_second_port(lab: Lab, family: Family) -> None:
+    """Strict reverse path lets in what the main table would send there: so it is router 2 that answers."""
+    lab.host.ip(f"route add {BRANCH[family]} via {lab.layout.inside.host(2)[family]}")
+    _branch(lab, family, 2)
+
+
+def _branch(lab: Lab, family: Family, router: int) -> None:
+    call = Endpoint(lab.client, family, BRANCH[family], lab.layout.service[family], ports.WEB)
+    with (
+        traffic.tcp_server(lab.server, family, behind(ports.WEB, lab)),
+        unmarked(lab, family, "tcp"),
+        returned(lab, family, "tcp", EXCHANGES + 2, MEGABYTE, router) as tally,
+    ):
+        traffic.converse(call)
+    if tally.requests(2, "tcp", family).packets < EXCHANGES:
+        raise AssertionError(f"the local source did not come in through router 2; {tally}")
+
+
+@case("not-listed", AS_IT_WAS, ("lan", "gateway", "tunnel"))
+def not_listed(lab: Lab, family: Family) -> None:
+    """Answers to what is not listed still leave by the default gateway, wrong as that is for them."""
+    with traffic.tcp_server(lab.host, family, ports.UNLISTED), unmarked(lab, family, "tcp"):
+        tally = _not_answered(lab, lambda: to(lab, family, ports.UNLISTED).connect().close())
+        if not tally.replies(1, "tcp", family).packets:
+            raise AssertionError(f"the host's answer did not take the main route; {tally}")
+    with traffic.udp_server(lab.host, family, ports.UNLISTED_UDP), unmarked(lab, family, "udp"):
+        tally = _not_answered(lab, lambda: traffic.datagrams(to(lab, family, ports.UNLISTED_UDP), 1))
+        if not tally.replies(1, "udp", family).packets:
+            raise AssertionError(f"the host's answer did not take the main route; {tally}")
+
+
+@case("not-listed", AS_IT_WAS, ("homed",))
+def not_listed_strict(lab: Lab, family: Family) -> None:
+    """IPv4's strict reverse path dropped these before they reached the host: it still does."""
+    with traffic.tcp_server(lab.host, family, ports.UNLISTED):
+        tally = _not_answered(lab, lambda: to(lab, family, ports.UNLISTED).connect().close())
+    answers = tally.replies(1, "tcp", family).packets
+    if family.version == 4 and answers:
+        raise AssertionError(f"strict reverse path let in a service that is not listed; {tally}")
+    if family.version == 6 and not answers:
+        raise AssertionError(f"the host's answer did not take the main route; {tally}")
+
+
+def _not_answered(lab: Lab, call: Callable[[], None]) -> Tally:
+    with lab.watched() as tally:
+        try:
+            call()
+        except (Stalled, Unreachable):
+            pass
+        else:
+            raise AssertionError("a service that is not listed was answered through router 2")
+    if strays := tally.strays(1):
+        raise AssertionError(f"answers took a router that they should not: {strays}; {tally}")
+    return tally
+
+
+@case("host-opened", AS_IT_WAS)
+def host_opened(lab: Lab, family: Family) -> None:
+    _host_calls(lab, family)
+
+
+@case("host-opened-2", AS_IT_WAS, ("lan", "gateway"))
+def host_opened_answered_through_router_2(lab: Lab, family: Family) -> None:
+    """The host's connection leaves by router 1, and the answers come in by router 2: that marks nothing."""
+    lab.route_client_answers(2)
+    tally = _host_calls(lab, family)
+    if tally.requests(2, "tcp", family).packets < EXCHANGES or tally.requests(1, "tcp", family).packets:
+        raise AssertionError(f"the client's answers did not come in through router 2 alone; {tally}")
+
+
+def _host_calls(lab: Lab, family: Family) -> Tally:
+    own = LAN.host(HOST)[family]
+    with (
+        traffic.tcp_server(lab.client, family, CLIENT_PORT),
+        unmarked(lab, family, "tcp"),
+        returned(lab, family, "tcp", EXCHANGES + 2, MEGABYTE, router=1) as tally,
+    ):
+        traffic.converse(Endpoint(lab.host, family, own, CLIENT[family], CLIENT_PORT))
+    with (
+        traffic.udp_server(lab.client, family, CLIENT_PORT, CLIENT[family]),
+        unmarked(lab, family, "udp"),
+        returned(lab, family, "udp", DATAGRAMS, router=1, exactly=True),
+    ):
+        traffic.datagrams(Endpoint(lab.host, family, own, CLIENT[family], CLIENT_PORT))
+    with returned(lab, family, "icmp", 10, router=1, exactly=True):
+        traffic.echoes(Endpoint(lab.host, family, own, CLIENT[family]))
+    return tally
+
+
+# Two bits of the packet mark for each direction, one set at raw and one at mangle priority, and one bit of
+# the connection mark for each. The client's address tells the direction, for local and for forwarded packets.
+FOREIGN = """
+    counter in_kept { }
+    counter in_lost { }
+    counter out_kept { }
+    counter out_lost { }
+    counter out_spread { }
+    chain raw {
+        FAMILY saddr CLIENT meta mark set meta mark | 0x00000100
+        FAMILY daddr CLIENT meta mark set meta mark | 0x00010000
+    }
+    chain mangle {
+        FAMILY saddr CLIENT meta mark set meta mark | 0x00000200
+        FAMILY daddr CLIENT meta mark set meta mark | 0x00020000
+        FAMILY saddr CLIENT ct mark set ct mark | 0x01000000
+        FAMILY daddr CLIENT ct mark set ct mark | 0x02000000
+    }
+    chain judge {
+        FAMILY saddr CLIENT meta mark & 0xff00ff00 == 0x00000300 ct mark & 0x01000000 != 0 \\
+            counter name in_kept return
+        FAMILY saddr CLIENT counter name in_lost
+        FAMILY daddr CLIENT meta mark & 0x0000ff00 != 0 counter name out_spread
+        FAMILY daddr CLIENT meta mark & 0xffff0000 == 0x00030000 ct mark & 0x03000000 == 0x03000000 \\
+            counter name out_kept return
+        FAMILY daddr CLIENT counter name out_lost
+    }
+    chain raw_prerouting { type filter hook prerouting priority -300; jump raw; }
+    chain raw_output { type filter hook output priority -300; jump raw; }
+    chain mangle_prerouting { type filter hook prerouting priority -150; jump mangle; }
+    chain mangle_output { type filter hook output priority -150; jump mangle; }
+    chain judge_input { type filter hook input priority 300; jump judge; }
+    chain judge_forward { type filter hook forward priority 300; jump judge; }
+    chain judge_output { type filter hook output priority 300; jump judge; }
+"""
+
+
+def _with_foreign_bits(lab: Lab, family: Family, router: int) -> dict[str, int]:
+    body = FOREIGN.replace("FAMILY", family.nft).replace("CLIENT", CLIENT[family])
+    with lab.host.table("foreign", body):
+        web_through(lab, family, router)
+        datagrams_through(lab, family, router)
+        echoes_through(lab, family, router)
+        found = {name: count.packets for name, count in counters(lab.host, "foreign").items()}
+    least = DATAGRAMS + 10 + EXCHANGES
+    if found["in_lost"] or found["out_lost"]:
+        raise AssertionError(f"another table's bits were lost: {found}")
+    if found["in_kept"] < least or found["out_kept"] < least:
+        raise AssertionError(f"too few packets were judged: {found}")
+    return found
+
+
+@case("foreign-bits", AS_IT_WAS)
+def foreign_bits(lab: Lab, family: Family) -> None:
+    for router in (2, 1):
+        _with_foreign_bits(lab, family, router)
+
+
+@case("foreign-spread", AS_IT_WAS)
+def foreign_bits_do_not_spread(lab: Lab, family: Family) -> None:
+    """Bits that another table sets on what comes in alone do not turn up on what goes out."""
+    for router in (2, 1):
+        found = _with_foreign_bits(lab, family, router)
+        if found["out_spread"]:
+            raise AssertionError(
+                f"through router {router}, incoming packets' bits are on outgoing ones: {found}"
+            )
+
+
+@case("second-path", AS_IT_WAS)
+def second_path(lab: Lab, family: Family) -> None:
+    """A path comes beside the first while a connection is open; then three connections take three ways."""
+    port = behind(ports.WEB, lab)
+    with traffic.tcp_server(lab.server, family, port), to(lab, family, ports.WEB).connect() as first:
+        with returned(lab, family, "tcp", 2):
+            traffic.exchange(first, 0)
+            lab.apply(lab.layout.policy(lab.layout.second_path()))
+            traffic.exchange(first, 1)
+            traffic.upload(first)
+        connections = {2: first}
+        with contextlib.ExitStack() as stack:
+            with counted(lab) as tally:
+                for router in (1, 3):
+                    connections[router] = stack.enter_context(to(lab, family, ports.WEB, router).connect())
+                for number in range(EXCHANGES):
+                    for connection in connections.values():
+                        traffic.exchange(connection, number)
+                for connection in connections.values():
+                    traffic.download(connection)
+            for router in connections:
+                replies = tally.replies(router, "tcp", family)
+                if not MEGABYTE <= replies.bytes < 1.5 * MEGABYTE or replies.packets < EXCHANGES:
+                    raise AssertionError(f"router {router} should carry one connection of three; {tally}")
+            for connection in connections.values():
+                traffic.finish(connection)
+    marks = sorted(lab.connection_marks("tcp", family))
+    if marks != [0, 2, 3]:
+        raise AssertionError(f"three connections should have marks 0, 2, 3: {marks}")
+
+
+@case("host-nat", AS_IT_WAS)
+def host_nat(lab: Lab, family: Family) -> None:
+    """The host's own NAT, of what router 1 brings and of what the backend opens, goes on by router 1."""
+    _forwarded_through(lab, family, 1)
+    inner = BACK.host(BACKEND)[family]
+    with (
+        traffic.tcp_server(lab.client, family, CLIENT_PORT),
+        unmarked(lab, family, "tcp"),
+        returned(lab, family, "tcp", EXCHANGES + 2, MEGABYTE, router=1),
+    ):
+        traffic.converse(Endpoint(lab.backend, family, inner, CLIENT[family], CLIENT_PORT))
+
+
+# The harness can fail
+
+
+@case("nothing-fails", HARNESS, subject=subject.Nothing())
+def nothing_fails(lab: Lab, family: Family) -> None:
+    """Without anything there is no handshake, since the answer leaves through router 1."""
+    with traffic.tcp_server(lab.server, family, behind(ports.WEB, lab)), lab.watched() as tally:
+        try:
+            to(lab, family, ports.WEB).connect().close()
+        except Unreachable:
+            pass
+        else:
+            raise AssertionError("the handshake came about with nothing installed")
+    dropped = lab.layout.strict and family.version == 4
+    astray, returned_right = (tally.replies(router, "tcp", family).packets for router in (1, 2))
+    if returned_right or bool(astray) == dropped:
+        raise AssertionError(f"the answer should have left through router 1 alone; {tally}")
+
+
+@case("seed-stalls", HARNESS, ("lan",), subject=subject.Seed())
+def seed_stalls(lab: Lab, family: Family) -> None:
+    """The classic recipe connects and then stalls: the save on the second packet takes the mark away."""
+    with (
+        traffic.tcp_server(lab.server, family, ports.WEB),
+        lab.watched() as tally,
+        to(lab, family, ports.WEB).connect() as connection,
+    ):
+        try:
+            for number in range(EXCHANGES):
+                traffic.exchange(connection, number)
+        except Stalled:
+            pass
+        else:
+            raise AssertionError("the classic recipe did not stall")
+        marks = lab.connection_marks("tcp", family)
+    if marks != [0]:
+        raise AssertionError(f"the connection's mark should have been overwritten with 0: {marks}")
+    right, astray = (tally.replies(router, "tcp", family).packets for router in (2, 1))
+    if not right or not astray:
+        raise AssertionError(f"only the handshake should have left through router 2; {tally}")
