@@ -45,7 +45,7 @@ fn run(words: &[&str]) -> Result<u8, Failure> {
         ["apply", "--policy", file] => {
             load(file, &mut policy)?;
             let outcome = commit::apply(&policy).map_err(refused)?;
-            log::info!("{}: {} paths; {}", file, policy.paths.len(), said(outcome, "in force", "in force already"));
+            log::info!("{file}: {}; {}", paths(&policy), said(outcome, "in force", "in force already"));
             Ok(0)
         }
         ["status", "--policy", file] => {
@@ -55,7 +55,7 @@ fn run(words: &[&str]) -> Result<u8, Failure> {
                 println!("{line}");
             }
             if differences.is_empty() {
-                println!("the kernel is as {file} has it: {} paths", policy.paths.len());
+                println!("the kernel is as {file} has it: {}", paths(&policy));
             }
             Ok(if differences.is_empty() { 0 } else { 5 })
         }
@@ -73,6 +73,13 @@ fn run(words: &[&str]) -> Result<u8, Failure> {
             Ok(0)
         }
         _ => Err(Failure(2, format!("`{}` is not a command; see `returnpath --help`", words.join(" ")))),
+    }
+}
+
+fn paths(policy: &Policy) -> String {
+    match policy.paths.len() {
+        1 => "1 path".into(),
+        n => format!("{n} paths"),
     }
 }
 

@@ -113,20 +113,13 @@ fn compile(source: &Path, output: &Path) -> Result<(), Failure> {
     }
     replace(&target, &image).map_err(|error| {
         let what = "choose a folder that can be written to and has room";
-        Failure::policy(format!(
-            "{}: not written: {error}; {what}",
-            output.display()
-        ))
+        Failure::policy(format!("{}: not written: {error}; {what}", output.display()))
     })?;
     let paths = match policy.paths.len() {
         1 => "1 path".to_owned(),
         paths => format!("{paths} paths"),
     };
-    print(&format!(
-        "{}: {} bytes, {paths}\n",
-        output.display(),
-        image.len()
-    ))
+    print(&format!("{}: {} bytes, {paths}\n", output.display(), image.len()))
 }
 
 /// The policy in a file of either form: an image is known by its first bytes.
@@ -148,9 +141,7 @@ fn read(file: &Path) -> Result<Vec<u8>, Failure> {
         .and_then(|open| open.take(MAX_SOURCE + 1).read_to_end(&mut bytes))
         .map_err(|error| failure(format!("not read: {error}; give a policy file")))?;
     if bytes.len() as u64 > MAX_SOURCE {
-        return Err(failure(format!(
-            "over {MAX_SOURCE} bytes; give a policy file"
-        )));
+        return Err(failure(format!("over {MAX_SOURCE} bytes; give a policy file")));
     }
     Ok(bytes)
 }
@@ -183,21 +174,20 @@ fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
     let draft = file.with_file_name(name);
 
     let mut open = File::create_new(&draft)?;
-    open.write_all(bytes)
-        .and_then(|()| open.sync_all())
-        .and_then(|()| fs::rename(&draft, file))
-        .inspect_err(|_| {
+    open.write_all(bytes).and_then(|()| open.sync_all()).and_then(|()| fs::rename(&draft, file)).inspect_err(
+        |_| {
             // What to report is the first error.
             let _ = fs::remove_file(&draft);
-        })
+        },
+    )
 }
 
 /// To standard output, whose reader may have read enough.
 fn print(text: &str) -> Result<(), Failure> {
     match io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::policy(format!(
-            "standard output: {error}; send it where there is room"
-        ))),
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Failure::policy(format!("standard output: {error}; send it where there is room")))
+        }
         _ => Ok(()),
     }
 }

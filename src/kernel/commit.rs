@@ -7,10 +7,10 @@
 
 use super::sysctl::{self, Setting};
 use super::table::{Nftables, Ruleset};
-use super::ways::Routing;
+use super::ways::{ForeignRule, Routing};
 use super::{Error, encode, names};
 use crate::plan::transition::{Step, Transition};
-use crate::plan::ways::{Next, Rule, Ways};
+use crate::plan::ways::{Family, Next, Rule, Ways};
 use crate::plan::{Plan, Port, Sysctl};
 use crate::policy::Policy;
 
@@ -43,6 +43,9 @@ struct Observed {
     table: Ruleset,
 }
 
+/// The rules of others.
+type Foreign = Vec<(Family, ForeignRule)>;
+
 /// Installs a policy that has passed [`Policy::check`], reads it back and compares.
 ///
 /// # Errors
@@ -50,8 +53,8 @@ struct Observed {
 pub fn apply(policy: &Policy) -> Result<Outcome, Error> {
     let plan = Plan::new(policy);
     let mut kernel = Kernel::open()?;
-    let before = kernel.observe()?;
-    kernel.check_ownership(&plan, &before)?;
+    let (before, foreign) = kernel.observe()?;
+    kernel.check_ownership(&plan, &before, &foreign)?;
     kernel.check_ports(&plan)?;
 
     let needed = kernel.settings(&plan, &before)?;
@@ -63,6 +66,9 @@ pub fn apply(policy: &Policy) -> Result<Outcome, Error> {
                 return Err(kernel.undo(error));
             }
             flush_route_cache();
+            for Change { name, from, to } in &needed.changes {
+                log::info!("/proc/sys/{name}: {from} → {to}; `returnpath remove` puts it back");
+            }
             Outcome::Changed
         }
     };
@@ -76,7 +82,7 @@ pub fn apply(policy: &Policy) -> Result<Outcome, Error> {
 /// As [`apply`].
 pub fn remove() -> Result<Outcome, Error> {
     let mut kernel = Kernel::open()?;
-    let before = kernel.observe()?;
+    let (before, _) = kernel.observe()?;
     let outcome = match before.table.is_empty() && before.ways == Ways::default() {
         true => Outcome::Unchanged,
         false => {
@@ -98,7 +104,7 @@ pub fn remove() -> Result<Outcome, Error> {
 pub fn differences(policy: &Policy) -> Result<Vec<String>, Error> {
     let plan = Plan::new(policy);
     let mut kernel = Kernel::open()?;
-    let there = kernel.observe()?;
+    let (there, _) = kernel.observe()?;
     let needed = kernel.settings(&plan, &there)?;
     let target = Observed { ways: plan.ways.clone(), table: with_record(&plan, &needed.record) };
     let settings = needed.changes.iter().map(|c| format!("/proc/sys/{}: is {}, should be {}", c.name, c.from, c.to));
@@ -152,16 +158,16 @@ impl Kernel {
         Ok(Kernel { nftables: Nftables::open()?, routing: Routing::open()?, done: Vec::new() })
     }
 
-    fn observe(&mut self) -> Result<Observed, Error> {
+    fn observe(&mut self) -> Result<(Observed, Foreign), Error> {
         let table = self.nftables.read()?;
-        let ways = Ways { routes: self.routing.routes()?, rules: self.routing.rules()?.0 };
-        Ok(Observed { ways, table })
+        let routes = self.routing.routes()?;
+        let (rules, foreign) = self.routing.rules()?;
+        Ok((Observed { ways: Ways { routes, rules }, table }, foreign))
     }
 
     /// Refuses to share a routing table, or a rule's place, with another program.
-    fn check_ownership(&mut self, plan: &Plan, before: &Observed) -> Result<(), Error> {
-        let foreign = self.routing.rules()?.1;
-        for (family, other) in &foreign {
+    fn check_ownership(&mut self, plan: &Plan, before: &Observed, foreign: &Foreign) -> Result<(), Error> {
+        for (family, other) in foreign {
             let same_place = |rule: &&Rule| {
                 rule.family == *family && (rule.table == other.table || (rule.priority, rule.mark, rule.mask) == (other.priority, other.mark.0, other.mark.1))
             };
@@ -184,16 +190,27 @@ impl Kernel {
         Ok(())
     }
 
-    /// A path without a gateway has to lead out of a port with one far end.
+    /// Ports that routes name have to be there; without a gateway, with one far end.
     fn check_ports(&mut self, plan: &Plan) -> Result<(), Error> {
         for route in &plan.ways.routes {
-            if let Next::Device(device) = &route.next
-                && self.routing.link(device)?.is_some_and(|link| !link.is_point_to_point)
-            {
-                return Err(Error::new(format!(
-                    "port {device}: it is not point-to-point, so the route needs a next hop; give the path of table {} a gateway",
-                    route.table
-                )));
+            let (device, needs_gateway) = match &route.next {
+                Next::Gateway { device: Some(device), .. } => (device, false),
+                Next::Device(device) => (device, true),
+                _ => continue,
+            };
+            match self.routing.link(device)? {
+                None => {
+                    return Err(Error::new(format!(
+                        "port {device}: it does not exist; correct `device`, or make the port first"
+                    )));
+                }
+                Some(link) if needs_gateway && !link.is_point_to_point => {
+                    return Err(Error::new(format!(
+                        "port {device}: it is not point-to-point, so table {} needs a next hop; give its path a gateway",
+                        route.table
+                    )));
+                }
+                Some(_) => {}
             }
         }
         Ok(())
@@ -237,10 +254,11 @@ impl Kernel {
                 None => None,
                 Some(port) => {
                     let name = format!("net/ipv4/conf/{port}/rp_filter");
-                    let was_strict = recorded.iter().any(|setting| setting.name == name);
+                    let value = sysctl::read(&name)?;
                     // The effective value is the larger of the two (networking/ip-sysctl.rst).
-                    let effective = sysctl::read(&name)?.max(sysctl::read("net/ipv4/conf/all/rp_filter")?);
-                    (was_strict || effective == Some(1)).then_some((name, 2))
+                    let is_strict = value.max(sysctl::read("net/ipv4/conf/all/rp_filter")?) == Some(1);
+                    let is_loosened = value == Some(2) && recorded.iter().any(|setting| setting.name == name);
+                    (is_strict || is_loosened).then_some((name, 2))
                 }
             },
         })
@@ -264,7 +282,6 @@ impl Kernel {
             self.act(Act::Table { from: before.table.clone(), to: remembered })?;
         }
         for Change { name, from, to } in &needed.changes {
-            log::info!("/proc/sys/{name}: {from} → {to}; `returnpath remove` puts it back");
             self.act(Act::Sysctl { name: name.clone(), from: *from, to: *to })?;
         }
         for step in ways.before {
@@ -282,7 +299,7 @@ impl Kernel {
             let from = self.table(before);
             self.act(Act::Table { from, to: target.table.clone() })?;
         }
-        match target.difference(&self.observe()?) {
+        match target.difference(&self.observe()?.0) {
             None => Ok(()),
             Some(line) => Err(Error::new(format!("read back: {line}; another program changed it at the same time, stop that one and try again"))),
         }
@@ -303,7 +320,7 @@ impl Kernel {
         self.put_back(&recorded)?;
         let from = self.table(before);
         self.act(Act::Table { from, to: Ruleset::default() })?;
-        let there = self.observe()?;
+        let (there, _) = self.observe()?;
         match there.table.is_empty() && there.ways == nothing {
             true => Ok(()),
             false => Err(Error::new("read back: something of ours came back; stop the program that restores it and try again".into())),

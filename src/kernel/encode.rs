@@ -2,7 +2,7 @@
 //! here, since it has neither maps nor intervals in its Rust form.
 
 use super::expressions::{expressions, port_key};
-use super::netlink::{Message, put};
+use super::netlink::{Message, NESTED, put};
 use super::table::{self, Ruleset};
 use crate::plan::nft::{Base, Chain, Elements, OWNER, Set, Statement, TABLE, Table};
 use crate::plan::ways::Family;
@@ -11,8 +11,6 @@ use core::net::IpAddr;
 use nftnl::{MsgType, NlMsg, ProtoFamily};
 use std::ffi::CString;
 
-/// An attribute that holds attributes.
-const NESTED: u16 = 0x8000;
 /// Elements in one message: an attribute holds 64 KiB, an element at most 72 bytes of it.
 const ELEMENTS_PER_MESSAGE: usize = 512;
 

@@ -284,14 +284,15 @@ fn compare(operator: i32, data: &[u8]) -> Expr {
 }
 
 fn lookup(set: &str, is_not: bool) -> Expr {
-    let mut attributes = vec![
-        (sys::NFTNL_EXPR_LOOKUP_SREG, Value::U32(REGISTER_1)),
-        (sys::NFTNL_EXPR_LOOKUP_SET, Value::Text(set.into())),
-    ];
-    if is_not {
-        attributes.push((sys::NFTNL_EXPR_LOOKUP_FLAGS, Value::U32(libc::NFT_LOOKUP_F_INV as u32)));
-    }
-    Expr::new(c"lookup", attributes)
+    let flags = if is_not { libc::NFT_LOOKUP_F_INV as u32 } else { 0 };
+    Expr::new(
+        c"lookup",
+        [
+            (sys::NFTNL_EXPR_LOOKUP_SREG, Value::U32(REGISTER_1)),
+            (sys::NFTNL_EXPR_LOOKUP_SET, Value::Text(set.into())),
+            (sys::NFTNL_EXPR_LOOKUP_FLAGS, Value::U32(flags)), // 0 as well: what is read back has it
+        ],
+    )
 }
 
 fn dispatch(map: &str) -> Expr {

@@ -13,6 +13,8 @@ const NLM_F_DUMP_INTR: u16 = 0x10;
 const NLM_F_CAPPED: u16 = 0x100;
 const NLM_F_ACK_TLVS: u16 = 0x200;
 const NLMSGERR_ATTR_MSG: u16 = 1;
+/// Flag of an attribute that holds attributes.
+pub const NESTED: u16 = 0x8000;
 /// Bits of an attribute's type that are not its number (`linux/netlink.h`).
 const NLA_FLAGS: u16 = 0xc000;
 
@@ -97,9 +99,7 @@ impl Socket {
 
     /// Sends a message that changes something, and waits for the kernel's word.
     pub fn change(&mut self, message: &Message) -> Result<(), Refusal> {
-        let bytes = self.framed(message, NLM_F_ACK);
-        self.send(&bytes)?;
-        self.answers(self.sequence, |_| ()).map(drop)
+        self.ask(message).map(drop)
     }
 
     /// Asks for one thing.
@@ -107,7 +107,7 @@ impl Socket {
         let bytes = self.framed(message, NLM_F_ACK);
         self.send(&bytes)?;
         let mut found = Vec::new();
-        self.answers(self.sequence, |message| found.push(message))?;
+        self.answers(self.sequence, self.sequence, |message| found.push(message))?;
         Ok(found)
     }
 
@@ -117,7 +117,7 @@ impl Socket {
             let bytes = self.framed(message, NLM_F_DUMP);
             self.send(&bytes)?;
             let mut found = Vec::new();
-            if self.answers(self.sequence, |message| found.push(message))? {
+            if self.answers(self.sequence, self.sequence, |message| found.push(message))? {
                 return Ok(found);
             }
         }
@@ -128,8 +128,8 @@ impl Socket {
     pub fn batch(&mut self, messages: &[Message]) -> Result<(), Refusal> {
         // linux/netfilter/nfnetlink.h: NFNL_MSG_BATCH_BEGIN, _END; the header's res_id is the subsystem.
         let edge = |kind| Message { kind, flags: 0, payload: vec![0, 0, 0, libc::NFNL_SUBSYS_NFTABLES as u8] };
-        let first = self.sequence + 2;
         let mut bytes = self.framed(&edge(libc::NFNL_MSG_BATCH_BEGIN as u16), 0);
+        let begin = self.sequence;
         for (index, message) in messages.iter().enumerate() {
             let is_last = index + 1 == messages.len();
             bytes.extend(self.framed(message, if is_last { NLM_F_ACK } else { 0 }));
@@ -140,10 +140,7 @@ impl Socket {
         let _ = self.option(libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &(bytes.len() as i32 * 2));
         self.send(&bytes)?;
         // Since 6.10 begin and end are acknowledged as well; an error for any message ends it.
-        match self.answers_until(|sequence| sequence == last, |_| ()) {
-            Err((sequence, refusal)) => Err(Refusal { index: sequence.saturating_sub(first) as usize, ..refusal }),
-            Ok(_) => Ok(()),
-        }
+        self.answers(begin, last, |_| ()).map(drop)
     }
 
     fn send(&self, bytes: &[u8]) -> io::Result<()> {
@@ -171,33 +168,31 @@ impl Socket {
         bytes
     }
 
-    /// Reads answers to one request. False: the dump was inconsistent.
-    fn answers(&mut self, sequence: u32, each: impl FnMut(Message)) -> Result<bool, Refusal> {
-        self.answers_until(|s| s == sequence, each).map_err(|(_, refusal)| refusal)
-    }
-
-    fn answers_until(
-        &mut self,
-        is_last: impl Fn(u32) -> bool,
-        mut each: impl FnMut(Message),
-    ) -> Result<bool, (u32, Refusal)> {
+    /// Reads the answers to the messages from `first` to `last`, until the latter is acknowledged or one of them is
+    /// refused. What is left of earlier ones is passed over. False: the dump was inconsistent.
+    fn answers(&mut self, first: u32, last: u32, mut each: impl FnMut(Message)) -> Result<bool, Refusal> {
         let mut consistent = true;
         loop {
             let length = match self.inner.recv_raw(bytes_of(&mut self.buffer)) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                other => other.map_err(|error| (0, error.into()))?,
+                other => other?,
             };
             let mut rest = &bytes_of(&mut self.buffer)[..length];
             while let Some((header, payload, after)) = split(rest) {
                 rest = after;
+                if !(first..=last).contains(&header.sequence) {
+                    continue;
+                }
                 consistent &= header.flags & NLM_F_DUMP_INTR == 0;
                 match header.kind {
                     NLMSG_ERROR | NLMSG_DONE => {
                         let refusal = refusal(&header, payload);
                         if refusal.errno != 0 {
-                            return Err((header.sequence, refusal));
+                            // In a batch the first message is its beginning, which is not of the caller's list.
+                            let index = header.sequence.saturating_sub(first + 1) as usize;
+                            return Err(Refusal { index, ..refusal });
                         }
-                        if is_last(header.sequence) {
+                        if header.sequence == last {
                             return Ok(consistent);
                         }
                     }
@@ -245,10 +240,15 @@ fn refusal(header: &Header, payload: &[u8]) -> Refusal {
 }
 
 /// The attributes in a stretch of bytes: number and payload. Ends where the rest makes no sense.
-pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    flagged_attributes(bytes).map(|(kind, payload)| (kind & !NLA_FLAGS, payload))
+}
+
+/// The same, with the flags that are in the number: [`NESTED`] and byte order.
+pub fn flagged_attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     core::iter::from_fn(move || {
         let length = u16_at(bytes, 0)? as usize;
-        let kind = u16_at(bytes, 2)? & !NLA_FLAGS;
+        let kind = u16_at(bytes, 2)?;
         let payload = bytes.get(4..length)?;
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or(&[]);
         Some((kind, payload))

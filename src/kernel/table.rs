@@ -3,7 +3,7 @@
 //! Both sides are the same thing, a list of messages that make the table, so that what was read can be put
 //! back word for word. `linux/netfilter/nf_tables.h` has the numbers.
 
-use super::netlink::{Message, Refusal, Socket, attributes, put, text};
+use super::netlink::{Message, NESTED, Refusal, Socket, attributes, flagged_attributes, put, text};
 use super::{Error, failed};
 use crate::plan::nft::{OWNER, SYSCTLS, TABLE};
 use std::collections::{BTreeMap, BTreeSet};
@@ -141,15 +141,13 @@ fn elements<'a>(messages: &[&'a Message]) -> BTreeSet<(&'a [u8], &'a [u8], u32)>
 /// Whether every attribute of `wanted` is in `found`, to any depth. Attributes with the same number are a list:
 /// there have to be as many, in the same order.
 fn covers(wanted: &[u8], found: &[u8]) -> bool {
-    if wanted == found || wanted.is_empty() {
-        return true; // empty: an expression that is sent without its state, as a counter
-    }
-    let kinds: BTreeSet<u16> = attributes(wanted).map(|(kind, _)| kind).collect();
-    !kinds.is_empty()
-        && kinds.into_iter().all(|kind| {
-            let of = |bytes| attributes(bytes).filter(move |(k, _)| *k == kind).map(|(_, value)| value);
-            of(wanted).count() == of(found).count() && of(wanted).zip(of(found)).all(|(w, f)| covers(w, f))
-        })
+    let kinds: BTreeSet<u16> = flagged_attributes(wanted).map(|(kind, _)| kind).collect();
+    kinds.into_iter().all(|kind| {
+        let is_list = kind & NESTED != 0;
+        let of = |bytes| attributes(bytes).filter(move |(k, _)| *k == kind & !NESTED).map(|(_, value)| value);
+        let same = |(w, f): (&[u8], &[u8])| if is_list { covers(w, f) } else { w == f };
+        of(wanted).count() == of(found).count() && of(wanted).zip(of(found)).all(same)
+    })
 }
 
 fn attributes_of(message: &Message) -> &[u8] {

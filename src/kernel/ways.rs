@@ -200,7 +200,7 @@ impl Routing {
     fn route(&mut self, route: &Route) -> Result<Vec<u8>, Error> {
         let index = match &route.next {
             Next::Gateway { device: Some(device), .. } | Next::Device(device) => {
-                let missing = || Error::new(format!("port {device}: it does not exist; correct `device`, or bring the port up first"));
+                let missing = || Error::new(format!("port {device}: it is gone; make it again"));
                 Some(self.link(device)?.ok_or_else(missing)?.index)
             }
             _ => None,

@@ -38,95 +38,59 @@ impl Policy {
 
 /// Fails with `reason` unless `good`.
 fn ensure(good: bool, key: Key, reason: impl FnOnce() -> Reason) -> Result<(), Fault> {
-    if good {
-        Ok(())
-    } else {
-        Err((key, None, reason()))
-    }
+    if good { Ok(()) } else { Err((key, None, reason())) }
 }
 
 /// What a path must be whatever the others are.
 fn alone(path: &Path, mask: u32) -> Result<(), Fault> {
     path_name(&path.name)?;
     ensure(path.mark != 0, Key::Mark, || Reason::ZeroMark { mask })?;
-    ensure(path.mark & !mask == 0, Key::Mark, || Reason::MarkOutside {
-        mark: path.mark,
-        mask,
-    })?;
-    ensure(!matches!(path.table, 0 | 253..=255), Key::Table, || {
-        Reason::ReservedTable(path.table)
-    })?;
+    ensure(path.mark & !mask == 0, Key::Mark, || Reason::MarkOutside { mark: path.mark, mask })?;
+    ensure(!matches!(path.table, 0 | 253..=255), Key::Table, || Reason::ReservedTable(path.table))?;
     way_out(path)?;
     frames(path)?;
     services(&path.services)?;
     networks(Key::Destinations, &path.destinations)?;
     for (at, network) in path.destinations.iter().enumerate() {
-        let answered = if network.address.is_ipv4() {
-            path.has_v4()
-        } else {
-            path.has_v6()
-        };
+        let answered = if network.address.is_ipv4() { path.has_v4() } else { path.has_v6() };
         if !answered {
             return Err((Key::Destinations, Some(at), Reason::Family(*network)));
         }
     }
-    ensure(PRIORITIES.contains(&path.priority), Key::Priority, || {
-        Reason::Priority(path.priority)
-    })
+    ensure(PRIORITIES.contains(&path.priority), Key::Priority, || Reason::Priority(path.priority))
 }
 
 fn path_name(name: &Name) -> Result<(), Fault> {
     let good = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-');
-    ensure(
-        !name.is_empty() && name.bytes().all(good),
-        Key::Name,
-        || Reason::PathName(name.clone()),
-    )?;
+    ensure(!name.is_empty() && name.bytes().all(good), Key::Name, || Reason::PathName(name.clone()))?;
     // In /etc/iproute2 a name hides what ip(8) would else take the word for: its own tables, `show table all`
     // and `show table cache`, and numbers in all the ways of strtoul(3).
     let number = match name.strip_prefix("0x") {
         Some(hex) => hex.bytes().all(|byte| byte.is_ascii_hexdigit()),
         None => name.bytes().all(|byte| byte.is_ascii_digit()),
     };
-    let word = matches!(
-        name.as_str(),
-        "main" | "local" | "default" | "unspec" | "all" | "cache"
-    );
-    ensure(!number && !word, Key::Name, || {
-        Reason::ReservedName(name.clone())
-    })
+    let word = matches!(name.as_str(), "main" | "local" | "default" | "unspec" | "all" | "cache");
+    ensure(!number && !word, Key::Name, || Reason::ReservedName(name.clone()))
 }
 
 /// Gateways, device and onlink.
 fn way_out(path: &Path) -> Result<(), Fault> {
-    let gateways = [
-        (Key::Gateway4, path.gateway4.map(IpAddr::V4)),
-        (Key::Gateway6, path.gateway6.map(IpAddr::V6)),
-    ];
+    let gateways =
+        [(Key::Gateway4, path.gateway4.map(IpAddr::V4)), (Key::Gateway6, path.gateway6.map(IpAddr::V6))];
     for (key, address) in gateways {
         let Some(address) = address else { continue };
         if let Some(kind) = unusable(address) {
             return Err((key, None, Reason::Gateway { address, kind }));
         }
         let link_local = matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
-        ensure(!link_local || path.device.is_some(), key, || {
-            Reason::LinkLocal(address)
-        })?;
+        ensure(!link_local || path.device.is_some(), key, || Reason::LinkLocal(address))?;
     }
     let has_gateway = path.gateway4.is_some() || path.gateway6.is_some();
-    ensure(has_gateway || path.device.is_some(), Key::Device, || {
-        Reason::NoWayOut
-    })?;
+    ensure(has_gateway || path.device.is_some(), Key::Device, || Reason::NoWayOut)?;
     if let Some(device) = &path.device {
-        ensure(device_name(device), Key::Device, || {
-            Reason::Device(device.clone())
-        })?;
+        ensure(device_name(device), Key::Device, || Reason::Device(device.clone()))?;
     }
-    ensure(
-        !path.onlink || has_gateway && path.device.is_some(),
-        Key::Onlink,
-        || Reason::Onlink,
-    )
+    ensure(!path.onlink || has_gateway && path.device.is_some(), Key::Onlink, || Reason::Onlink)
 }
 
 /// Why no router can have `address`, if so.
@@ -151,11 +115,7 @@ fn device_name(name: &Name) -> bool {
 
 /// How the router's frames are known.
 fn frames(path: &Path) -> Result<(), Fault> {
-    ensure(
-        !path.source_macs.is_empty() || !path.ingress.is_empty(),
-        Key::SourceMacs,
-        || Reason::NoFrames,
-    )?;
+    ensure(!path.source_macs.is_empty() || !path.ingress.is_empty(), Key::SourceMacs, || Reason::NoFrames)?;
     for (at, mac) in path.source_macs.iter().enumerate() {
         // The lowest bit of the first byte marks a group; it covers broadcast (IEEE 802, 8.2.2).
         let group = mac.0[0] & 1 != 0;
@@ -189,10 +149,7 @@ fn services(list: &[Service]) -> Result<(), Fault> {
             return Err((
                 Key::Services,
                 Some(at),
-                Reason::ServiceOverlap {
-                    service: *service,
-                    other: *other,
-                },
+                Reason::ServiceOverlap { service: *service, other: *other },
             ));
         }
     }
@@ -209,10 +166,7 @@ fn networks(key: Key, list: &[Network]) -> Result<(), Fault> {
             return fault(Reason::HostBits(*network));
         }
         if let Some(other) = list[..at].iter().find(|other| network.overlaps(other)) {
-            return fault(Reason::NetworkOverlap {
-                network: *network,
-                other: *other,
-            });
+            return fault(Reason::NetworkOverlap { network: *network, other: *other });
         }
     }
     Ok(())
@@ -220,18 +174,14 @@ fn networks(key: Key, list: &[Network]) -> Result<(), Fault> {
 
 /// What keeps two paths apart: name, mark, table, and whose a frame is.
 fn apart(path: &Path, other: &Path) -> Result<(), Fault> {
-    ensure(path.name != other.name, Key::Name, || {
-        Reason::SharedName(path.name.clone())
-    })?;
+    ensure(path.name != other.name, Key::Name, || Reason::SharedName(path.name.clone()))?;
     ensure(path.mark != other.mark, Key::Mark, || Reason::SharedMark {
         mark: path.mark,
         other: other.name.clone(),
     })?;
-    ensure(path.table != other.table, Key::Table, || {
-        Reason::SharedTable {
-            table: path.table,
-            other: other.name.clone(),
-        }
+    ensure(path.table != other.table, Key::Table, || Reason::SharedTable {
+        table: path.table,
+        other: other.name.clone(),
     })?;
 
     // The most specific wins: port and MAC, then MAC, then port. So a frame can be claimed twice only
@@ -251,26 +201,15 @@ fn apart(path: &Path, other: &Path) -> Result<(), Fault> {
     }
     let other = other.name.clone();
     Err(match (mac, port) {
-        (Some((at, mac)), _) => (
-            Key::SourceMacs,
-            Some(at),
-            Reason::SharedMac { mac: *mac, other },
-        ),
-        (None, Some((at, port))) => (
-            Key::Ingress,
-            Some(at),
-            Reason::SharedPort {
-                port: port.clone(),
-                other,
-            },
-        ),
+        (Some((at, mac)), _) => (Key::SourceMacs, Some(at), Reason::SharedMac { mac: *mac, other }),
+        (None, Some((at, port))) => {
+            (Key::Ingress, Some(at), Reason::SharedPort { port: port.clone(), other })
+        }
         (None, None) => (Key::SourceMacs, None, Reason::NoFrames),
     })
 }
 
 /// The first entry of `list` that is in `other` too, and where it stands.
 fn shared<'a, T: PartialEq>(list: &'a [T], other: &[T]) -> Option<(usize, &'a T)> {
-    list.iter()
-        .enumerate()
-        .find(|(_, entry)| other.contains(entry))
+    list.iter().enumerate().find(|(_, entry)| other.contains(entry))
 }

@@ -35,10 +35,7 @@ impl core::error::Error for Invalid {}
 
 /// A key of the contract; displays as it is written there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[allow(
-    missing_docs,
-    reason = "each is the key of the same name, which the model documents"
-)]
+#[allow(missing_docs, reason = "each is the key of the same name, which the model documents")]
 pub enum Key {
     MarkMask,
     LocalNetworks,
@@ -96,10 +93,7 @@ impl Display for Key {
 
 /// What is wrong with a value. Displays as the reason and the remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(
-    missing_docs,
-    reason = "the fields are the values that the message names"
-)]
+#[allow(missing_docs, reason = "the fields are the values that the message names")]
 pub enum Reason {
     /// A mask of 0 leaves no bit for marks.
     EmptyMask,
@@ -169,38 +163,31 @@ impl Display for Reason {
                 "'{}' is not a path's name; use 1-{MAX_NAME} of a-z, 0-9, _ and -",
                 name.escape_default()
             ),
-            Self::ReservedName(name) => write!(
-                f,
-                "{name} already means something as a table of ip(8); choose another name"
-            ),
-            Self::ZeroMark { mask } => write!(
-                f,
-                "0 is the mark of every other packet; choose a mark within the mask {mask:#x}"
-            ),
-            Self::MarkOutside { mark, mask } => write!(
-                f,
-                "{mark:#x} is outside mark_mask {mask:#x}; choose a mark within the mask"
-            ),
-            Self::ReservedTable(table) => write!(
-                f,
-                "{table} is one of the kernel's own tables, 0 and 253-255; choose another number"
-            ),
+            Self::ReservedName(name) => {
+                write!(f, "{name} already means something as a table of ip(8); choose another name")
+            }
+            Self::ZeroMark { mask } => {
+                write!(f, "0 is the mark of every other packet; choose a mark within the mask {mask:#x}")
+            }
+            Self::MarkOutside { mark, mask } => {
+                write!(f, "{mark:#x} is outside mark_mask {mask:#x}; choose a mark within the mask")
+            }
+            Self::ReservedTable(table) => {
+                write!(f, "{table} is one of the kernel's own tables, 0 and 253-255; choose another number")
+            }
             Self::SharedName(name) => write!(f, "two paths are named {name}; rename one"),
-            Self::SharedMark { mark, other } => write!(
-                f,
-                "{mark:#x} is the mark of path {other} too; choose another"
-            ),
-            Self::SharedTable { table, other } => write!(
-                f,
-                "{table} is the table of path {other} too; choose another"
-            ),
+            Self::SharedMark { mark, other } => {
+                write!(f, "{mark:#x} is the mark of path {other} too; choose another")
+            }
+            Self::SharedTable { table, other } => {
+                write!(f, "{table} is the table of path {other} too; choose another")
+            }
             Self::Gateway { address, kind } => {
                 write!(f, "{address} is {kind}; give the router's own address")
             }
-            Self::LinkLocal(address) => write!(
-                f,
-                "{address} is link-local and could be on any port; add device"
-            ),
+            Self::LinkLocal(address) => {
+                write!(f, "{address} is link-local and could be on any port; add device")
+            }
             Self::NoWayOut => write!(
                 f,
                 "missing, and without gateways a path needs one; add gateways, or the point-to-point port as device"
@@ -209,19 +196,15 @@ impl Display for Reason {
                 f,
                 "it says that a gateway is on a port, and not both are given; add gateways and device, or remove onlink"
             ),
-            Self::NoFrames => write!(
-                f,
-                "missing, and so is ingress: nothing tells the router's frames; add one of the two"
-            ),
+            Self::NoFrames => {
+                write!(f, "missing, and so is ingress: nothing tells the router's frames; add one of the two")
+            }
             Self::Device(name) => write!(
                 f,
                 "'{}' is not a port's name; use 1-{MAX_NAME} of A-Z, a-z, 0-9, _, ., @ and -",
                 name.escape_default()
             ),
-            Self::Mac(mac) => write!(
-                f,
-                "{mac} sends no frames; give the address of the router's own port"
-            ),
+            Self::Mac(mac) => write!(f, "{mac} sends no frames; give the address of the router's own port"),
             Self::SharedMac { mac, other } => write!(
                 f,
                 "frames from {mac} belong to path {other} already; tell them apart by ingress, or join the paths"
@@ -232,27 +215,21 @@ impl Display for Reason {
             ),
             Self::TwiceMac(mac) => write!(f, "{mac} is listed twice; remove one"),
             Self::TwicePort(port) => write!(f, "{port} is listed twice; remove one"),
-            Self::Ports(service) => write!(
-                f,
-                "{service} is not a range of ports; write ports 1-65535, the lower one first"
-            ),
+            Self::Ports(service) => {
+                write!(f, "{service} is not a range of ports; write ports 1-65535, the lower one first")
+            }
             Self::ServiceOverlap { service, other } => {
                 write!(f, "{service} overlaps {other}; list each port once")
             }
-            Self::PrefixLength(network) => write!(
-                f,
-                "{network} has a prefix longer than {}; shorten it",
-                network.width()
-            ),
-            Self::HostBits(network) => write!(
-                f,
-                "{network} is an address within a network; write {}",
-                network.trimmed()
-            ),
-            Self::NetworkOverlap { network, other } => write!(
-                f,
-                "{network} overlaps {other}; remove the one within the other"
-            ),
+            Self::PrefixLength(network) => {
+                write!(f, "{network} has a prefix longer than {}; shorten it", network.width())
+            }
+            Self::HostBits(network) => {
+                write!(f, "{network} is an address within a network; write {}", network.trimmed())
+            }
+            Self::NetworkOverlap { network, other } => {
+                write!(f, "{network} overlaps {other}; remove the one within the other")
+            }
             Self::Family(network) => write!(
                 f,
                 "{network} is of a family that no gateway of the path has; add such a gateway, or remove it"

@@ -59,11 +59,7 @@ impl Policy {
     /// its hundreds of kilobytes is in the binary, and a page that no path reaches is never touched.
     /// [`Policy::check`] refuses its mask of 0.
     pub const fn new() -> Self {
-        Self {
-            mark_mask: 0,
-            local_networks: Vec::new(),
-            paths: Vec::new(),
-        }
+        Self { mark_mask: 0, local_networks: Vec::new(), paths: Vec::new() }
     }
 }
 
@@ -177,10 +173,7 @@ impl Network {
                 IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & mask))
             }
         };
-        Self {
-            address,
-            prefix: self.prefix,
-        }
+        Self { address, prefix: self.prefix }
     }
 
     /// Whether some address is in both. Networks of different families never overlap.
@@ -192,10 +185,7 @@ impl Network {
 
     /// Whether `address` is in this network.
     pub fn contains(&self, address: IpAddr) -> bool {
-        self.overlaps(&Self {
-            address,
-            prefix: u8::MAX,
-        })
+        self.overlaps(&Self { address, prefix: u8::MAX })
     }
 }
 
@@ -236,10 +226,7 @@ impl Service {
 
 impl PortRange {
     /// Every port.
-    pub const ALL: Self = Self {
-        first: 0,
-        last: u16::MAX,
-    };
+    pub const ALL: Self = Self { first: 0, last: u16::MAX };
 
     /// Whether some port is in both.
     pub const fn overlaps(&self, other: &Self) -> bool {

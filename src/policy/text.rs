@@ -19,9 +19,7 @@ impl core::error::Error for Malformed {}
 
 /// A number of digits alone: `str::parse` would let a sign pass.
 fn digits<T: FromStr>(text: &str) -> Option<T> {
-    text.bytes()
-        .all(|byte| byte.is_ascii_digit())
-        .then(|| text.parse().ok())?
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
 impl Display for Mac {
@@ -47,9 +45,8 @@ impl FromStr for Mac {
             }
             pairs.next().is_none().then_some(Self(bytes))
         };
-        parse().ok_or(Malformed(
-            "is not a MAC address; write six pairs of hex digits, as in 52:54:00:c2:a5:43",
-        ))
+        parse()
+            .ok_or(Malformed("is not a MAC address; write six pairs of hex digits, as in 52:54:00:c2:a5:43"))
     }
 }
 
@@ -66,10 +63,7 @@ impl FromStr for Network {
     fn from_str(text: &str) -> Result<Self, Malformed> {
         let parse = || {
             let (address, prefix) = text.split_once('/')?;
-            Some(Self {
-                address: address.parse::<IpAddr>().ok()?,
-                prefix: digits(prefix)?,
-            })
+            Some(Self { address: address.parse::<IpAddr>().ok()?, prefix: digits(prefix)? })
         };
         parse().ok_or(Malformed(
             "is not a network; write an address and a prefix length, as in 10.0.0.0/24 or fd00::/64",
@@ -161,9 +155,7 @@ impl FromStr for WhenDown {
         match text {
             "unreachable" => Ok(Self::Unreachable),
             "main" => Ok(Self::Main),
-            _ => Err(Malformed(
-                "is neither of its two words; write unreachable or main",
-            )),
+            _ => Err(Malformed("is neither of its two words; write unreachable or main")),
         }
     }
 }

@@ -45,11 +45,7 @@ pub fn text<'a>(name: &str, bytes: &'a [u8]) -> Result<&'a str, Error> {
 ///
 /// Boxed, since a policy is hundreds of kilobytes whatever is in it.
 pub fn parse(name: &str, text: &str) -> Result<Box<Policy>, Error> {
-    let source = Source {
-        name,
-        text,
-        newlines: newlines(text.as_bytes()).collect(),
-    };
+    let source = Source { name, text, newlines: newlines(text.as_bytes()).collect() };
     let document = Document::parse(text).map_err(|error| source.syntax(&error))?;
     let mut policy = Box::new(Policy::new());
     let lines = fill(&source, document.as_table(), &mut policy)?;
@@ -76,14 +72,8 @@ impl Source<'_> {
     }
 
     fn error(&self, line: usize, path: Option<&str>, key: &str, what: impl Display) -> Error {
-        let path = path.map_or(String::new(), |name| {
-            format!("path {}: ", name.escape_debug())
-        });
-        Error {
-            file: self.name.to_owned(),
-            line,
-            what: format!("{path}{}: {what}", key.escape_debug()),
-        }
+        let path = path.map_or(String::new(), |name| format!("path {}: ", name.escape_debug()));
+        Error { file: self.name.to_owned(), line, what: format!("{path}{}: {what}", key.escape_debug()) }
     }
 
     fn syntax(&self, error: &toml_edit::TomlError) -> Error {
@@ -96,19 +86,12 @@ impl Source<'_> {
                 format!("not TOML: {message}; correct it there")
             }
         };
-        Error {
-            file: self.name.to_owned(),
-            line: self.line(error.span()),
-            what,
-        }
+        Error { file: self.name.to_owned(), line: self.line(error.span()), what }
     }
 }
 
 fn out_of_range(number: impl Display) -> String {
-    format!(
-        "{number} is out of range; choose a number within 0-{}",
-        u32::MAX
-    )
+    format!("{number} is out of range; choose a number within 0-{}", u32::MAX)
 }
 
 fn newlines(text: &[u8]) -> impl Iterator<Item = usize> {
@@ -122,17 +105,11 @@ struct Lines(BTreeMap<(Option<usize>, Key, Option<usize>), usize>);
 impl Lines {
     /// The line to blame: the list's entry, or the key, or the path's header.
     fn of(&self, invalid: &Invalid) -> usize {
-        let Invalid {
-            path, key, item, ..
-        } = *invalid;
-        [
-            (path, key, item),
-            (path, key, None),
-            (path, Key::Name, None),
-        ]
-        .iter()
-        .find_map(|place| self.0.get(place).copied())
-        .unwrap_or(1)
+        let Invalid { path, key, item, .. } = *invalid;
+        [(path, key, item), (path, key, None), (path, Key::Name, None)]
+            .iter()
+            .find_map(|place| self.0.get(place).copied())
+            .unwrap_or(1)
     }
 }
 
@@ -158,31 +135,20 @@ impl<'a> Entry<'a> {
 
     fn found(&self, line: usize, found: &str, expected: &str) -> Error {
         let example = example(self.key);
-        self.error(
-            line,
-            format!("found {found}, expected {expected}; write it as in {example}"),
-        )
+        self.error(line, format!("found {found}, expected {expected}; write it as in {example}"))
     }
 
     fn number(&self) -> Result<u32, Error> {
-        let number = self
-            .item
-            .as_integer()
-            .ok_or_else(|| self.wrong_type("an integer"))?;
+        let number = self.item.as_integer().ok_or_else(|| self.wrong_type("an integer"))?;
         u32::try_from(number).map_err(|_| self.error(self.line, out_of_range(number)))
     }
 
     fn flag(&self) -> Result<bool, Error> {
-        self.item
-            .as_bool()
-            .ok_or_else(|| self.wrong_type("true or false"))
+        self.item.as_bool().ok_or_else(|| self.wrong_type("true or false"))
     }
 
     fn word<T, E: Display>(&self, parse: impl Fn(&str) -> Result<T, E>) -> Result<T, Error> {
-        let text = self
-            .item
-            .as_str()
-            .ok_or_else(|| self.wrong_type("a string"))?;
+        let text = self.item.as_str().ok_or_else(|| self.wrong_type("a string"))?;
         self.parse(self.line, text, parse)
     }
 
@@ -192,16 +158,12 @@ impl<'a> Entry<'a> {
         text: &str,
         parse: impl Fn(&str) -> Result<T, E>,
     ) -> Result<T, Error> {
-        parse(text)
-            .map_err(|error| self.error(line, format!("\"{}\" {error}", text.escape_debug())))
+        parse(text).map_err(|error| self.error(line, format!("\"{}\" {error}", text.escape_debug())))
     }
 
     /// The entries of an array of strings, each with its line.
     fn strings(&self) -> Result<Vec<(usize, &'a str)>, Error> {
-        let array = self
-            .item
-            .as_array()
-            .ok_or_else(|| self.wrong_type("an array of strings"))?;
+        let array = self.item.as_array().ok_or_else(|| self.wrong_type("an array of strings"))?;
         let string = |value: &'a Value| {
             let line = self.source.line(value.span());
             match value.as_str() {
@@ -221,9 +183,8 @@ impl<'a> Entry<'a> {
         let mut list = heapless::Vec::new();
         for (at, (line, text)) in self.strings()?.into_iter().enumerate() {
             let value = self.parse(line, text, &parse)?;
-            list.push(value).map_err(|_| {
-                self.error(line, format!("more than {MAX} entries; shorten the list"))
-            })?;
+            list.push(value)
+                .map_err(|_| self.error(line, format!("more than {MAX} entries; shorten the list")))?;
             let path = self.path.map(|(number, _)| number);
             lines.0.insert((path, self.key, Some(at)), line);
         }
@@ -231,9 +192,7 @@ impl<'a> Entry<'a> {
     }
 
     fn table(&self) -> Result<&'a dyn TableLike, Error> {
-        self.item
-            .as_table_like()
-            .ok_or_else(|| self.wrong_type("a table"))
+        self.item.as_table_like().ok_or_else(|| self.wrong_type("a table"))
     }
 }
 
@@ -288,13 +247,7 @@ fn entries<'a>(
     let entry = |(word, item): (&'a str, &'a Item)| {
         let line = source.line(table.key(word).and_then(toml_edit::Key::span));
         match keys.iter().find(|key| key.as_str() == word) {
-            Some(&key) => Ok(Entry {
-                source,
-                path,
-                key,
-                line,
-                item,
-            }),
+            Some(&key) => Ok(Entry { source, path, key, line, item }),
             None => Err(source.error(line, path.map(|(_, name)| name), word, unknown(word, keys))),
         }
     };
@@ -317,10 +270,7 @@ fn unknown(word: &str, keys: &[Key]) -> String {
         None if names(&TOP).contains(&word) => {
             "is not a key of a path; move it above the first [paths.NAME]".to_owned()
         }
-        None => format!(
-            "unknown key; remove it, or use one of {}",
-            names(keys).join(", ")
-        ),
+        None => format!("unknown key; remove it, or use one of {}", names(keys).join(", ")),
     }
 }
 
@@ -362,9 +312,7 @@ fn paths(paths: &Entry, policy: &mut Policy, lines: &mut Lines) -> Result<(), Er
             source: paths.source,
             path: Some((number, name)),
             key: Key::Name,
-            line: paths
-                .source
-                .line(table.key(name).and_then(toml_edit::Key::span)),
+            line: paths.source.line(table.key(name).and_then(toml_edit::Key::span)),
             item,
         };
         let path = path(&header, number, name, lines)?;
@@ -380,12 +328,8 @@ fn path(header: &Entry, number: usize, name: &str, lines: &mut Lines) -> Result<
     let at = Some(number);
     lines.0.insert((at, Key::Name, None), header.line);
     let short = header.parse(header.line, name, |name| {
-        Name::try_from(name).map_err(|_| {
-            format!(
-                "is {} bytes long; use 1-{MAX_NAME} of a-z, 0-9, _ and -",
-                name.len()
-            )
-        })
+        Name::try_from(name)
+            .map_err(|_| format!("is {} bytes long; use 1-{MAX_NAME} of a-z, 0-9, _ and -", name.len()))
     })?;
     let mut path = Path::new(short, 0, 0);
     let (mut mark, mut table) = (None, None);
@@ -409,9 +353,7 @@ fn path(header: &Entry, number: usize, name: &str, lines: &mut Lines) -> Result<
     }
     let missing = |key| {
         let what = format!("missing; add it, as in {}", example(key));
-        header
-            .source
-            .error(header.line, Some(name), key.as_str(), what)
+        header.source.error(header.line, Some(name), key.as_str(), what)
     };
     path.mark = mark.ok_or_else(|| missing(Key::Mark))?;
     path.table = table.ok_or_else(|| missing(Key::Table))?;
@@ -420,20 +362,15 @@ fn path(header: &Entry, number: usize, name: &str, lines: &mut Lines) -> Result<
 
 /// A port's name, as far as its length goes; [`Policy::check`] looks at the rest.
 fn port(text: &str) -> Result<Name, String> {
-    Name::try_from(text).map_err(|_| {
-        format!(
-            "is {} bytes long; a port's name has at most {MAX_NAME}",
-            text.len()
-        )
-    })
+    Name::try_from(text)
+        .map_err(|_| format!("is {} bytes long; a port's name has at most {MAX_NAME}", text.len()))
 }
 
 fn gateways(entry: &Entry, path: &mut Path, lines: &mut Lines) -> Result<(), Error> {
     for (line, text) in entry.strings()? {
         let address = entry.parse(line, text, |text| {
-            text.parse::<IpAddr>().map_err(
-                |_| "is neither an IPv4 nor an IPv6 address; write it as in 10.0.0.2 or fd00::2",
-            )
+            text.parse::<IpAddr>()
+                .map_err(|_| "is neither an IPv4 nor an IPv6 address; write it as in 10.0.0.2 or fd00::2")
         })?;
         let (key, earlier) = match address {
             IpAddr::V4(address) => (Key::Gateway4, path.gateway4.replace(address).is_some()),

@@ -12,8 +12,7 @@
 //! Nothing here needs a heap, and no bytes whatever make it panic.
 
 use super::{
-    Invalid, MAX_DESTINATIONS, MAX_LOCAL_NETWORKS, MAX_MACS, MAX_NAME, MAX_PATHS, MAX_PORTS,
-    MAX_SERVICES,
+    Invalid, MAX_DESTINATIONS, MAX_LOCAL_NETWORKS, MAX_MACS, MAX_NAME, MAX_PATHS, MAX_PORTS, MAX_SERVICES,
 };
 use super::{Path, Policy};
 use core::fmt::{self, Display, Formatter};
@@ -86,36 +85,19 @@ impl Display for Error {
         const AGAIN: &str = "compile it again from its TOML source";
         match self {
             Self::TooShort(len) => write!(f, "{len} bytes are too few for a policy image; {AGAIN}"),
-            Self::TooLong => write!(
-                f,
-                "over {MAX_ENCODED} bytes, more than any policy image has; {AGAIN}"
-            ),
-            Self::Magic => write!(
-                f,
-                "not a policy image; make one with `returnpath-board compile`"
-            ),
+            Self::TooLong => write!(f, "over {MAX_ENCODED} bytes, more than any policy image has; {AGAIN}"),
+            Self::Magic => write!(f, "not a policy image; make one with `returnpath-board compile`"),
             Self::Version(found) => write!(
                 f,
                 "a policy image of version {found}, and this program reads version {VERSION}; \
                  compile it again with the returnpath-board of the same release"
             ),
-            Self::Crc => write!(
-                f,
-                "the policy image is damaged: its CRC does not match; {AGAIN}"
-            ),
-            Self::Body(None) => write!(
-                f,
-                "the policy image is malformed before its first path; {AGAIN}"
-            ),
-            Self::Body(Some(path)) => write!(
-                f,
-                "the policy image is malformed in path number {}; {AGAIN}",
-                path + 1
-            ),
-            Self::Trailing(len) => write!(
-                f,
-                "the policy image has {len} bytes after its last path; {AGAIN}"
-            ),
+            Self::Crc => write!(f, "the policy image is damaged: its CRC does not match; {AGAIN}"),
+            Self::Body(None) => write!(f, "the policy image is malformed before its first path; {AGAIN}"),
+            Self::Body(Some(path)) => {
+                write!(f, "the policy image is malformed in path number {}; {AGAIN}", path + 1)
+            }
+            Self::Trailing(len) => write!(f, "the policy image has {len} bytes after its last path; {AGAIN}"),
             Self::Invalid(invalid) => invalid.fmt(f),
         }
     }
@@ -129,10 +111,7 @@ pub struct NoRoom;
 
 impl Display for NoRoom {
     fn fmt(&self, f: &mut Formatter) -> fmt::Result {
-        write!(
-            f,
-            "the policy does not fit the buffer; give one of {MAX_ENCODED} bytes"
-        )
+        write!(f, "the policy does not fit the buffer; give one of {MAX_ENCODED} bytes")
     }
 }
 
@@ -146,9 +125,7 @@ pub fn encode(policy: &Policy, out: &mut [u8]) -> Result<usize, NoRoom> {
     let body = (policy.mark_mask, &policy.local_networks, &policy.paths);
     let end = HEAD + postcard::to_slice(&body, rest).map_err(|_| NoRoom)?.len();
     let crc = CRC.checksum(&out[..end]).to_le_bytes();
-    out.get_mut(end..end + TAIL)
-        .ok_or(NoRoom)?
-        .copy_from_slice(&crc);
+    out.get_mut(end..end + TAIL).ok_or(NoRoom)?.copy_from_slice(&crc);
     Ok(end + TAIL)
 }
 
@@ -173,9 +150,7 @@ fn fill(image: &[u8], into: &mut Policy) -> Result<(), Error> {
     let paths: u32 = take(&mut rest, None)?;
     for path in 0..paths as usize {
         let decoded: Path = take(&mut rest, Some(path))?;
-        into.paths
-            .push(decoded)
-            .map_err(|_| Error::Body(Some(path)))?;
+        into.paths.push(decoded).map_err(|_| Error::Body(Some(path)))?;
     }
     if !rest.is_empty() {
         return Err(Error::Trailing(rest.len()));
@@ -197,9 +172,7 @@ fn body(image: &[u8]) -> Result<&[u8], Error> {
     if *version != VERSION {
         return Err(Error::Version(*version));
     }
-    let (body, crc) = rest
-        .split_last_chunk()
-        .ok_or(Error::TooShort(image.len()))?;
+    let (body, crc) = rest.split_last_chunk().ok_or(Error::TooShort(image.len()))?;
     if CRC.checksum(&image[..HEAD + body.len()]) != u32::from_le_bytes(*crc) {
         return Err(Error::Crc);
     }

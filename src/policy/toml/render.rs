@@ -16,11 +16,7 @@ pub fn render(policy: &Policy) -> String {
     let mut tables = vec![top];
     tables.extend(policy.paths.iter().map(path));
     tables.retain(|table| !table.0.is_empty());
-    tables
-        .into_iter()
-        .map(|table| table.0)
-        .collect::<Vec<_>>()
-        .join("\n")
+    tables.into_iter().map(|table| table.0).collect::<Vec<_>>().join("\n")
 }
 
 fn path(path: &Path) -> Table {
@@ -71,10 +67,7 @@ impl Table {
     fn list<T: Display>(&mut self, key: Key, items: &[T]) {
         if !items.is_empty() {
             let items = items.iter().map(|item| Quoted(item).to_string());
-            self.set(
-                key,
-                format_args!("[{}]", items.collect::<Vec<_>>().join(", ")),
-            );
+            self.set(key, format_args!("[{}]", items.collect::<Vec<_>>().join(", ")));
         }
     }
 }
