@@ -28,7 +28,8 @@ fn main() -> ExitCode {
         .parse_env("RETURNPATH_LOG")
         .format(|to, record| writeln!(to, "returnpath: {}", record.args()))
         .init();
-    let arguments: Vec<String> = std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
+    let arguments: Vec<String> =
+        std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match run(&words) {
         Ok(code) => ExitCode::from(code),
@@ -72,6 +73,7 @@ fn run(words: &[&str]) -> Result<u8, Failure> {
             println!("{USAGE}");
             Ok(0)
         }
+        [] => Err(Failure(2, "no command; see `returnpath --help`".into())),
         _ => Err(Failure(2, format!("`{}` is not a command; see `returnpath --help`", words.join(" ")))),
     }
 }
@@ -97,7 +99,8 @@ fn refused(error: returnpath::kernel::Error) -> Failure {
 /// Reads and checks a compiled policy.
 fn load(path: &str, policy: &mut Policy) -> Result<(), Failure> {
     let no_policy = |reason: &dyn core::fmt::Display| Failure(3, format!("{path}: {reason}"));
-    let file = File::open(path).map_err(|e| no_policy(&format_args!("{e}; name a file made by `returnpath-board compile`")))?;
+    let file = File::open(path)
+        .map_err(|e| no_policy(&format_args!("{e}; name a file made by `returnpath-board compile`")))?;
     let mut image = vec![0; wire::MAX_ENCODED];
     let length = wire::read(Reader(file), &mut image).map_err(|e| no_policy(&e))?;
     wire::decode(&image[..length], policy).map_err(|e| no_policy(&e))

@@ -10,7 +10,7 @@ use super::table::{Nftables, Ruleset};
 use super::ways::{ForeignRule, Routing};
 use super::{Error, encode, names};
 use crate::plan::transition::{Step, Transition};
-use crate::plan::ways::{Family, Next, Rule, Ways};
+use crate::plan::ways::{Next, Rule, Ways};
 use crate::plan::{Plan, Port, Sysctl};
 use crate::policy::Policy;
 
@@ -42,9 +42,6 @@ struct Observed {
     ways: Ways,
     table: Ruleset,
 }
-
-/// The rules of others.
-type Foreign = Vec<(Family, ForeignRule)>;
 
 /// Installs a policy that has passed [`Policy::check`], reads it back and compares.
 ///
@@ -107,7 +104,8 @@ pub fn differences(policy: &Policy) -> Result<Vec<String>, Error> {
     let (there, _) = kernel.observe()?;
     let needed = kernel.settings(&plan, &there)?;
     let target = Observed { ways: plan.ways.clone(), table: with_record(&plan, &needed.record) };
-    let settings = needed.changes.iter().map(|c| format!("/proc/sys/{}: is {}, should be {}", c.name, c.from, c.to));
+    let settings =
+        needed.changes.iter().map(|c| format!("/proc/sys/{}: is {}, should be {}", c.name, c.from, c.to));
     let ways = Transition::new(&there.ways, &target.ways);
     let steps = ways.before.iter().chain(&ways.after).map(|step| match step {
         Step::AddRoute(route) => format!("missing: {route}"),
@@ -158,7 +156,7 @@ impl Kernel {
         Ok(Kernel { nftables: Nftables::open()?, routing: Routing::open()?, done: Vec::new() })
     }
 
-    fn observe(&mut self) -> Result<(Observed, Foreign), Error> {
+    fn observe(&mut self) -> Result<(Observed, Vec<ForeignRule>), Error> {
         let table = self.nftables.read()?;
         let routes = self.routing.routes()?;
         let (rules, foreign) = self.routing.rules()?;
@@ -166,21 +164,34 @@ impl Kernel {
     }
 
     /// Refuses to share a routing table, or a rule's place, with another program.
-    fn check_ownership(&mut self, plan: &Plan, before: &Observed, foreign: &Foreign) -> Result<(), Error> {
-        for (family, other) in foreign {
+    fn check_ownership(
+        &mut self,
+        plan: &Plan,
+        before: &Observed,
+        foreign: &[ForeignRule],
+    ) -> Result<(), Error> {
+        for other in foreign {
             let same_place = |rule: &&Rule| {
-                rule.family == *family && (rule.table == other.table || (rule.priority, rule.mark, rule.mask) == (other.priority, other.mark.0, other.mark.1))
+                rule.family == other.family
+                    && (rule.table == other.table
+                        || (rule.priority, rule.mark, rule.mask)
+                            == (other.priority, other.mark.0, other.mark.1))
             };
             if let Some(rule) = plan.ways.rules.iter().find(same_place) {
                 return Err(Error::new(format!(
                     "ip -{} rule: another program's rule of priority {} looks up table {}, which the policy has for mark {:#x}; delete that rule, or choose another `table` and `priority`",
-                    family.digit(), other.priority, other.table, rule.mark
+                    other.family.digit(),
+                    other.priority,
+                    other.table,
+                    rule.mark
                 )));
             }
         }
         let mut tables: Vec<u32> = plan.ways.routes.iter().map(|route| route.table).collect();
         tables.dedup();
-        for table in tables.into_iter().filter(|table| !before.ways.rules.iter().any(|rule| rule.table == *table)) {
+        for table in
+            tables.into_iter().filter(|table| !before.ways.rules.iter().any(|rule| rule.table == *table))
+        {
             if self.routing.has_foreign_routes(table)? {
                 return Err(Error::new(format!(
                     "table {table}: another program has routes in it (`ip route show table {table}`, `ip -6 route show table {table}`); choose another `table`"
@@ -230,7 +241,9 @@ impl Kernel {
         let mut changes = Vec::new();
         for (name, to) in needed {
             match sysctl::read(&name)? {
-                None => log::warn!("/proc/sys/{name}: not there (a port that is missing, or a kernel without it); run `returnpath apply` again once it is"),
+                None => log::warn!(
+                    "/proc/sys/{name}: not there (a port that is missing, or a kernel without it); run `returnpath apply` again once it is"
+                ),
                 Some(from) if from == to => {}
                 Some(from) => {
                     if !record.iter().any(|setting| setting.name == name) {
@@ -271,7 +284,13 @@ impl Kernel {
         })
     }
 
-    fn change(&mut self, plan: &Plan, before: &Observed, target: &Observed, needed: &Settings) -> Result<(), Error> {
+    fn change(
+        &mut self,
+        plan: &Plan,
+        before: &Observed,
+        target: &Observed,
+        needed: &Settings,
+    ) -> Result<(), Error> {
         let ways = Transition::new(&before.ways, &target.ways);
         // Until the last of them is put back, the table remembers all that was ever changed.
         let everything: Vec<Setting> = needed.record.iter().chain(&needed.returns).cloned().collect();
@@ -301,7 +320,9 @@ impl Kernel {
         }
         match target.difference(&self.observe()?.0) {
             None => Ok(()),
-            Some(line) => Err(Error::new(format!("read back: {line}; another program changed it at the same time, stop that one and try again"))),
+            Some(line) => Err(Error::new(format!(
+                "read back: {line}; another program changed it at the same time, stop that one and try again"
+            ))),
         }
     }
 
@@ -323,7 +344,10 @@ impl Kernel {
         let (there, _) = self.observe()?;
         match there.table.is_empty() && there.ways == nothing {
             true => Ok(()),
-            false => Err(Error::new("read back: something of ours came back; stop the program that restores it and try again".into())),
+            false => Err(Error::new(
+                "read back: something of ours came back; stop the program that restores it and try again"
+                    .into(),
+            )),
         }
     }
 
@@ -332,7 +356,9 @@ impl Kernel {
         for Setting { name, before } in settings {
             let ours = if name.ends_with("/rp_filter") { 2 } else { 1 };
             match sysctl::read(name)? {
-                Some(value) if value == ours => self.act(Act::Sysctl { name: name.clone(), from: value, to: *before })?,
+                Some(value) if value == ours => {
+                    self.act(Act::Sysctl { name: name.clone(), from: value, to: *before })?
+                }
                 Some(value) if value == *before => {}
                 Some(value) => log::warn!("/proc/sys/{name}: {value} is not what returnpath set; it stays"),
                 None => {} // its port is gone, and its settings with it

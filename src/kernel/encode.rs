@@ -82,12 +82,16 @@ fn set_message(set: &Set, index: u32) -> Message {
     let put_u32 = |payload: &mut Vec<u8>, kind, value: u32| put(payload, kind, &value.to_be_bytes());
     put(&mut payload, table::OBJECT_TABLE, &terminated(TABLE));
     put(&mut payload, table::OBJECT_OWNER, &terminated(&set.name));
-    let flags = if shape.is_map { libc::NFT_SET_CONSTANT | libc::NFT_SET_MAP } else { libc::NFT_SET_CONSTANT | libc::NFT_SET_INTERVAL };
+    let flags = if shape.is_map {
+        libc::NFT_SET_CONSTANT | libc::NFT_SET_MAP
+    } else {
+        libc::NFT_SET_CONSTANT | libc::NFT_SET_INTERVAL
+    };
     put_u32(&mut payload, SET_FLAGS, flags as u32);
     put_u32(&mut payload, SET_KEY_TYPE, shape.key_type);
     put_u32(&mut payload, SET_KEY_LEN, shape.key_length);
     if shape.is_map {
-        put_u32(&mut payload, SET_DATA_TYPE, libc::NFT_DATA_VERDICT as u32);
+        put_u32(&mut payload, SET_DATA_TYPE, libc::NFT_DATA_VERDICT);
     }
     put_u32(&mut payload, table::SET_ID, index);
     let size = elements(&set.elements).len() as u32;
@@ -153,7 +157,10 @@ fn elements(all: &Elements) -> Vec<Element> {
     let verdict = |key: Vec<u8>, chain: &String| Element::Verdict { key, chain: chain.clone() };
     match all {
         Elements::Services(list) => intervals(list.iter().map(|range| {
-            (range.first.to_be_bytes().to_vec(), range.last.checked_add(1).map(|end| end.to_be_bytes().to_vec()))
+            (
+                range.first.to_be_bytes().to_vec(),
+                range.last.checked_add(1).map(|end| end.to_be_bytes().to_vec()),
+            )
         })),
         Elements::Networks(_, list) => intervals(list.iter().map(bounds)),
         Elements::PortsAndMacs(list) => list
@@ -164,8 +171,12 @@ fn elements(all: &Elements) -> Vec<Element> {
             })
             .collect(),
         Elements::Macs(list) => list.iter().map(|(mac, chain)| verdict(mac.0.to_vec(), chain)).collect(),
-        Elements::Ports(list) => list.iter().map(|(port, chain)| verdict(port_key(port).to_vec(), chain)).collect(),
-        Elements::Marks(list) => list.iter().map(|(mark, chain)| verdict(mark.to_ne_bytes().to_vec(), chain)).collect(),
+        Elements::Ports(list) => {
+            list.iter().map(|(port, chain)| verdict(port_key(port).to_vec(), chain)).collect()
+        }
+        Elements::Marks(list) => {
+            list.iter().map(|(mark, chain)| verdict(mark.to_ne_bytes().to_vec(), chain)).collect()
+        }
     }
 }
 
@@ -232,7 +243,11 @@ fn element_attributes(element: &Element) -> Vec<u8> {
             put(&mut attributes, table::ELEM_KEY | NESTED, &nested(table::DATA_VALUE, key));
             if *is_open {
                 // NFTNL_SET_ELEM_F_INTERVAL_OPEN: it reaches to the end of all keys.
-                put(&mut attributes, ELEM_USERDATA, &[&[UDATA_ELEM_FLAGS, 4], &1_u32.to_ne_bytes()[..]].concat());
+                put(
+                    &mut attributes,
+                    ELEM_USERDATA,
+                    &[&[UDATA_ELEM_FLAGS, 4], &1_u32.to_ne_bytes()[..]].concat(),
+                );
             }
         }
         Element::End { key } => {

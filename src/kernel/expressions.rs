@@ -76,12 +76,22 @@ const FIB_F_PRESENT: u32 = 32;
 pub fn expressions(statement: &Statement) -> Vec<Expr> {
     let ct = libc::NFT_CT_MARK as u32;
     match statement {
-        Statement::CtMarkSet(mask) => vec![load_ct(ct), and(*mask), compare(libc::NFT_CMP_NEQ, &0_u32.to_ne_bytes())],
+        Statement::CtMarkSet(mask) => {
+            vec![load_ct(ct), and(*mask), compare(libc::NFT_CMP_NEQ, &0_u32.to_ne_bytes())]
+        }
         Statement::MetaMarkSet(mask) => {
-            vec![load_meta(libc::NFT_META_MARK, REGISTER_1), and(*mask), compare(libc::NFT_CMP_NEQ, &0_u32.to_ne_bytes())]
+            vec![
+                load_meta(libc::NFT_META_MARK, REGISTER_1),
+                and(*mask),
+                compare(libc::NFT_CMP_NEQ, &0_u32.to_ne_bytes()),
+            ]
         }
         Statement::MetaMarkClear(mask) => {
-            vec![load_meta(libc::NFT_META_MARK, REGISTER_1), and(*mask), compare(libc::NFT_CMP_EQ, &0_u32.to_ne_bytes())]
+            vec![
+                load_meta(libc::NFT_META_MARK, REGISTER_1),
+                and(*mask),
+                compare(libc::NFT_CMP_EQ, &0_u32.to_ne_bytes()),
+            ]
         }
         Statement::CtState(State::New) => has_bits(libc::NFT_CT_STATE, STATE_NEW),
         Statement::CtState(State::Related) => has_bits(libc::NFT_CT_STATE, STATE_RELATED),
@@ -94,7 +104,11 @@ pub fn expressions(statement: &Statement) -> Vec<Expr> {
             vec![load_ct(libc::NFT_CT_DIRECTION as u32), compare(libc::NFT_CMP_EQ, &[direction])]
         }
         Statement::CtLabel(bit) => {
-            vec![load_ct(libc::NFT_CT_LABELS as u32), bitwise(&label(*bit), &[0; 16]), compare(libc::NFT_CMP_NEQ, &[0; 16])]
+            vec![
+                load_ct(libc::NFT_CT_LABELS as u32),
+                bitwise(&label(*bit), &[0; 16]),
+                compare(libc::NFT_CMP_NEQ, &[0; 16]),
+            ]
         }
         Statement::L4Proto(protocol) => {
             vec![load_meta(libc::NFT_META_L4PROTO, REGISTER_1), compare(libc::NFT_CMP_EQ, &[*protocol])]
@@ -108,9 +122,14 @@ pub fn expressions(statement: &Statement) -> Vec<Expr> {
             vec![load_meta(libc::NFT_META_IIFNAME, REGISTER_1), compare(libc::NFT_CMP_EQ, &port_key(port))]
         }
         Statement::SourceElsewhere => {
-            vec![fib(FIB_RESULT_OIF, FIB_F_SADDR | FIB_F_IIF | FIB_F_PRESENT), compare(libc::NFT_CMP_EQ, &[0])]
+            vec![
+                fib(FIB_RESULT_OIF, FIB_F_SADDR | FIB_F_IIF | FIB_F_PRESENT),
+                compare(libc::NFT_CMP_EQ, &[0]),
+            ]
         }
-        Statement::CtServiceIn(set) => vec![load_ct_original(libc::NFT_CT_PROTO_DST as u32), lookup(set, false)],
+        Statement::CtServiceIn(set) => {
+            vec![load_ct_original(libc::NFT_CT_PROTO_DST as u32), lookup(set, false)]
+        }
         Statement::SourceIn(family, set) => {
             let (offset, length) = match family {
                 Family::V4 => (12, 4),
@@ -130,7 +149,10 @@ pub fn expressions(statement: &Statement) -> Vec<Expr> {
         Statement::SetCtMark { mask, mark } => vec![
             load_ct(ct),
             bitwise(&(!mask).to_ne_bytes(), &mark.to_ne_bytes()),
-            Expr::new(c"ct", [(sys::NFTNL_EXPR_CT_KEY, Value::U32(ct)), (sys::NFTNL_EXPR_CT_SREG, Value::U32(REGISTER_1))]),
+            Expr::new(
+                c"ct",
+                [(sys::NFTNL_EXPR_CT_KEY, Value::U32(ct)), (sys::NFTNL_EXPR_CT_SREG, Value::U32(REGISTER_1))],
+            ),
         ],
         Statement::SetMetaMark { mask, mark } => vec![
             load_meta(libc::NFT_META_MARK, REGISTER_1),
@@ -153,7 +175,13 @@ pub fn expressions(statement: &Statement) -> Vec<Expr> {
                         (sys::NFTNL_EXPR_IMM_DATA, Value::Data(label(*bit).to_vec())),
                     ],
                 ),
-                Expr::new(c"ct", [(sys::NFTNL_EXPR_CT_KEY, Value::U32(key)), (sys::NFTNL_EXPR_CT_SREG, Value::U32(REGISTER_1))]),
+                Expr::new(
+                    c"ct",
+                    [
+                        (sys::NFTNL_EXPR_CT_KEY, Value::U32(key)),
+                        (sys::NFTNL_EXPR_CT_SREG, Value::U32(REGISTER_1)),
+                    ],
+                ),
             ]
         }
         Statement::Counter => vec![Expr::new(c"counter", [])],
@@ -167,7 +195,9 @@ pub fn expressions(statement: &Statement) -> Vec<Expr> {
                 (sys::NFTNL_EXPR_LIMIT_FLAGS, Value::U32(0)),
             ],
         )],
-        Statement::Log(prefix) => vec![Expr::new(c"log", [(sys::NFTNL_EXPR_LOG_PREFIX, Value::Text(prefix.clone()))])],
+        Statement::Log(prefix) => {
+            vec![Expr::new(c"log", [(sys::NFTNL_EXPR_LOG_PREFIX, Value::Text(prefix.clone()))])]
+        }
         Statement::Accept => vec![verdict(libc::NF_ACCEPT, None)],
         Statement::Drop => vec![verdict(libc::NF_DROP, None)],
         Statement::Return | Statement::Remember(_) => vec![verdict(libc::NFT_RETURN, None)],
@@ -186,7 +216,10 @@ impl Expr {
 fn key_of(key: Key) -> Vec<Expr> {
     // Only an Ethernet header has source addresses at this place.
     let is_ethernet = || {
-        [load_meta(libc::NFT_META_IIFTYPE, REGISTER_1), compare(libc::NFT_CMP_EQ, &ARPHRD_ETHER.to_ne_bytes())]
+        [
+            load_meta(libc::NFT_META_IIFTYPE, REGISTER_1),
+            compare(libc::NFT_CMP_EQ, &ARPHRD_ETHER.to_ne_bytes()),
+        ]
     };
     let source_mac = |register| load_payload(libc::NFT_PAYLOAD_LL_HEADER, 6, 6, register);
     let port = load_meta(libc::NFT_META_IIFNAME, REGISTER_1);
@@ -199,7 +232,10 @@ fn key_of(key: Key) -> Vec<Expr> {
 }
 
 fn load_ct(key: u32) -> Expr {
-    Expr::new(c"ct", [(sys::NFTNL_EXPR_CT_KEY, Value::U32(key)), (sys::NFTNL_EXPR_CT_DREG, Value::U32(REGISTER_1))])
+    Expr::new(
+        c"ct",
+        [(sys::NFTNL_EXPR_CT_KEY, Value::U32(key)), (sys::NFTNL_EXPR_CT_DREG, Value::U32(REGISTER_1))],
+    )
 }
 
 fn load_ct_original(key: u32) -> Expr {
@@ -216,7 +252,10 @@ fn load_ct_original(key: u32) -> Expr {
 fn load_meta(key: i32, register: u32) -> Expr {
     Expr::new(
         c"meta",
-        [(sys::NFTNL_EXPR_META_KEY, Value::U32(key as u32)), (sys::NFTNL_EXPR_META_DREG, Value::U32(register))],
+        [
+            (sys::NFTNL_EXPR_META_KEY, Value::U32(key as u32)),
+            (sys::NFTNL_EXPR_META_DREG, Value::U32(register)),
+        ],
     )
 }
 
@@ -307,8 +346,10 @@ fn dispatch(map: &str) -> Expr {
 }
 
 fn verdict(code: i32, chain: Option<&String>) -> Expr {
-    let mut attributes =
-        vec![(sys::NFTNL_EXPR_IMM_DREG, Value::U32(VERDICT)), (sys::NFTNL_EXPR_IMM_VERDICT, Value::U32(code as u32))];
+    let mut attributes = vec![
+        (sys::NFTNL_EXPR_IMM_DREG, Value::U32(VERDICT)),
+        (sys::NFTNL_EXPR_IMM_VERDICT, Value::U32(code as u32)),
+    ];
     attributes.extend(chain.map(|chain| (sys::NFTNL_EXPR_IMM_CHAIN, Value::Text(chain.clone()))));
     Expr::new(c"immediate", attributes)
 }

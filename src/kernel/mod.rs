@@ -1,11 +1,11 @@
 //! The only room that touches the kernel: netlink sockets, `/proc/sys`, and every `unsafe` that there is.
 
 pub mod commit;
+mod encode;
+mod expressions;
 mod names;
 mod netlink;
 mod sysctl;
-mod encode;
-mod expressions;
 mod table;
 mod ways;
 

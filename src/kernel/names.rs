@@ -36,7 +36,9 @@ fn replace(text: &str) -> io::Result<()> {
 /// Deletes the file, if it is there.
 pub fn remove() {
     match fs::remove_file(FILE) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => log::warn!("{FILE}: {error}; delete it by hand"),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            log::warn!("{FILE}: {error}; delete it by hand")
+        }
         _ => {}
     }
 }

@@ -34,9 +34,12 @@ impl Message {
     pub fn from_written(words: &[u64]) -> Message {
         let [first, ..] = words else { return Message { kind: 0, flags: 0, payload: Vec::new() } };
         let length = u32_at(&first.to_ne_bytes(), 0).unwrap_or(0) as usize;
-        let bytes: Vec<u8> = words.iter().take(length.div_ceil(8)).flat_map(|word| word.to_ne_bytes()).collect();
+        let bytes: Vec<u8> =
+            words.iter().take(length.div_ceil(8)).flat_map(|word| word.to_ne_bytes()).collect();
         match split(&bytes) {
-            Some((header, payload, _)) => Message { kind: header.kind, flags: header.flags & !NLM_F_ACK, payload: payload.into() },
+            Some((header, payload, _)) => {
+                Message { kind: header.kind, flags: header.flags & !NLM_F_ACK, payload: payload.into() }
+            }
             None => Message { kind: 0, flags: 0, payload: Vec::new() }, // the kernel refuses it
         }
     }
@@ -93,7 +96,9 @@ impl Socket {
     fn option<T>(&self, level: i32, name: i32, value: &T) -> io::Result<()> {
         let size = size_of::<T>() as libc::socklen_t;
         // SAFETY: the descriptor is open while `self` lives, and `value` is `size` readable bytes during the call.
-        let done = unsafe { libc::setsockopt(self.inner.as_raw_fd(), level, name, (&raw const *value).cast(), size) };
+        let done = unsafe {
+            libc::setsockopt(self.inner.as_raw_fd(), level, name, (&raw const *value).cast(), size)
+        };
         if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
@@ -127,7 +132,8 @@ impl Socket {
     /// Sends an nfnetlink batch: all of it, or nothing.
     pub fn batch(&mut self, messages: &[Message]) -> Result<(), Refusal> {
         // linux/netfilter/nfnetlink.h: NFNL_MSG_BATCH_BEGIN, _END; the header's res_id is the subsystem.
-        let edge = |kind| Message { kind, flags: 0, payload: vec![0, 0, 0, libc::NFNL_SUBSYS_NFTABLES as u8] };
+        let edge =
+            |kind| Message { kind, flags: 0, payload: vec![0, 0, 0, libc::NFNL_SUBSYS_NFTABLES as u8] };
         let mut bytes = self.framed(&edge(libc::NFNL_MSG_BATCH_BEGIN as u16), 0);
         let begin = self.sequence;
         for (index, message) in messages.iter().enumerate() {
@@ -235,7 +241,8 @@ fn refusal(header: &Header, payload: &[u8]) -> Refusal {
     };
     let tail = payload.get(quoted..).filter(|_| header.flags & NLM_F_ACK_TLVS != 0).unwrap_or(&[]);
     let words = attributes(tail).find(|(kind, _)| *kind == NLMSGERR_ATTR_MSG);
-    let words = words.map_or(String::new(), |(_, text)| String::from_utf8_lossy(text).trim_end_matches('\0').into());
+    let words =
+        words.map_or(String::new(), |(_, text)| String::from_utf8_lossy(text).trim_end_matches('\0').into());
     Refusal { errno, words, index: 0 }
 }
 

@@ -29,7 +29,9 @@ pub fn read(name: &str) -> Result<Option<u32>, Error> {
     match fs::read_to_string(path(name)) {
         Ok(text) => match text.trim().parse() {
             Ok(value) => Ok(Some(value)),
-            Err(_) => Err(Error::new(format!("/proc/sys/{name}: `{}` is not a number; correct it", text.trim()))),
+            Err(_) => {
+                Err(Error::new(format!("/proc/sys/{name}: `{}` is not a number; correct it", text.trim())))
+            }
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::new(format!("/proc/sys/{name}: {error}; mount /proc, and run it as root"))),
@@ -38,8 +40,9 @@ pub fn read(name: &str) -> Result<Option<u32>, Error> {
 
 /// Changes a setting.
 pub fn write(name: &str, value: u32) -> Result<(), Error> {
-    fs::write(path(name), format!("{value}\n"))
-        .map_err(|error| Error::new(format!("/proc/sys/{name}: cannot write {value}: {error}; /proc/sys has to be writable")))
+    fs::write(path(name), format!("{value}\n")).map_err(|error| {
+        Error::new(format!("/proc/sys/{name}: cannot write {value}: {error}; /proc/sys has to be writable"))
+    })
 }
 
 fn path(name: &str) -> String {

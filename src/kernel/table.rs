@@ -129,13 +129,19 @@ fn describe((kind, name): (u16, &str)) -> String {
 /// The elements of a set, in an order of their own: key, chain that it leads to, flags.
 fn elements<'a>(messages: &[&'a Message]) -> BTreeSet<(&'a [u8], &'a [u8], u32)> {
     let lists = messages.iter().filter_map(|m| find(m, ELEMENTS));
-    lists.flat_map(|list| attributes(list)).map(|(_, element)| {
-        let inner = |kind, within| within_attribute(within_attribute(element, kind)?, within);
-        let key = inner(ELEM_KEY, DATA_VALUE).unwrap_or_default();
-        let chain = inner(ELEM_DATA, DATA_VERDICT).and_then(|verdict| within_attribute(verdict, VERDICT_CHAIN));
-        let flags = within_attribute(element, ELEM_FLAGS).and_then(|f| f.try_into().ok()).map_or(0, u32::from_be_bytes);
-        (key, chain.unwrap_or_default(), flags)
-    }).collect()
+    lists
+        .flat_map(attributes)
+        .map(|(_, element)| {
+            let inner = |kind, within| within_attribute(within_attribute(element, kind)?, within);
+            let key = inner(ELEM_KEY, DATA_VALUE).unwrap_or_default();
+            let chain =
+                inner(ELEM_DATA, DATA_VERDICT).and_then(|verdict| within_attribute(verdict, VERDICT_CHAIN));
+            let flags = within_attribute(element, ELEM_FLAGS)
+                .and_then(|f| f.try_into().ok())
+                .map_or(0, u32::from_be_bytes);
+            (key, chain.unwrap_or_default(), flags)
+        })
+        .collect()
 }
 
 /// Whether every attribute of `wanted` is in `found`, to any depth. Attributes with the same number are a list:
@@ -178,7 +184,8 @@ pub struct Nftables {
 impl Nftables {
     /// Opens the socket.
     pub fn open() -> Result<Nftables, Error> {
-        let socket = Socket::open(mnl::Bus::Netfilter).map_err(|error| Error::new(format!("nftables socket: {error}; {NEEDS}")))?;
+        let socket = Socket::open(mnl::Bus::Netfilter)
+            .map_err(|error| Error::new(format!("nftables socket: {error}; {NEEDS}")))?;
         Ok(Nftables { socket })
     }
 
@@ -210,7 +217,9 @@ impl Nftables {
         for (number, value) in filter {
             put(&mut payload, *number, &[value.as_bytes(), &[0]].concat());
         }
-        self.socket.dump(&Message { kind, flags: 0, payload }).map_err(|refusal| refused("cannot read it", &refusal))
+        self.socket
+            .dump(&Message { kind, flags: 0, payload })
+            .map_err(|refusal| refused("cannot read it", &refusal))
     }
 
     /// Replaces `from`, which is there, by `to`, in one transaction.
@@ -235,7 +244,9 @@ const NEEDS: &str = "the kernel needs CONFIG_NF_TABLES, NF_TABLES_INET, NFT_CT, 
 fn refused(what: &str, refusal: &Refusal) -> Error {
     match refusal.errno {
         libc::EPERM | libc::EACCES | libc::EAGAIN => failed(format_args!("nftables: {what}"), refusal),
-        libc::EEXIST | libc::EBUSY => Error::new(format!("nftables: {what}: {refusal}; another program changed it at the same time, try again")),
+        libc::EEXIST | libc::EBUSY => Error::new(format!(
+            "nftables: {what}: {refusal}; another program changed it at the same time, try again"
+        )),
         _ => Error::new(format!("nftables: {what}: {refusal}; {NEEDS}")),
     }
 }

@@ -59,6 +59,8 @@ pub struct Routing {
 /// A rule of somebody else.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ForeignRule {
+    /// Its family.
+    pub family: Family,
     /// Its priority.
     pub priority: u32,
     /// Its mark and mask; 0/0 without any.
@@ -70,7 +72,8 @@ pub struct ForeignRule {
 impl Routing {
     /// Opens the socket.
     pub fn open() -> Result<Routing, Error> {
-        let socket = Socket::open(mnl::Bus::Route).map_err(|e| Error::new(format!("routing socket: {e}; is CONFIG_NET there?")))?;
+        let socket = Socket::open(mnl::Bus::Route)
+            .map_err(|e| Error::new(format!("routing socket: {e}; is CONFIG_NET there?")))?;
         Ok(Routing { socket, links: Vec::new() })
     }
 
@@ -96,7 +99,8 @@ impl Routing {
     fn get_link(&mut self, payload: Vec<u8>, what: &str) -> Result<Option<Link>, Error> {
         match self.socket.ask(&Message { kind: RTM_GETLINK, flags: 0, payload }) {
             Ok(answers) => {
-                let link = answers.iter().find(|m| m.kind == RTM_NEWLINK).and_then(|m| parse_link(&m.payload));
+                let link =
+                    answers.iter().find(|m| m.kind == RTM_NEWLINK).and_then(|m| parse_link(&m.payload));
                 self.links.extend(link.clone());
                 Ok(link)
             }
@@ -120,19 +124,21 @@ impl Routing {
     }
 
     /// Our rules and those of others.
-    pub fn rules(&mut self) -> Result<(Vec<Rule>, Vec<(Family, ForeignRule)>), Error> {
+    pub fn rules(&mut self) -> Result<(Vec<Rule>, Vec<ForeignRule>), Error> {
         let (mut ours, mut others) = (Vec::new(), Vec::new());
         for family in Family::BOTH {
             let mut payload = vec![0; 12]; // struct fib_rule_hdr
             payload[0] = number(family);
             let dump = match self.socket.dump(&Message { kind: RTM_GETRULE, flags: 0, payload }) {
                 Err(refusal) if is_absent_family(family, &refusal) => continue,
-                other => other.map_err(|refusal| failed(format_args!("rules: cannot list them"), &refusal))?,
+                other => {
+                    other.map_err(|refusal| failed(format_args!("rules: cannot list them"), &refusal))?
+                }
             };
             for message in dump.iter().filter(|m| m.kind == RTM_NEWRULE) {
                 match parse_rule(family, &message.payload) {
                     Some(Found::Ours(rule)) => ours.push(rule),
-                    Some(Found::Foreign(rule)) => others.push((family, rule)),
+                    Some(Found::Foreign(rule)) => others.push(rule),
                     None => {}
                 }
             }
@@ -162,7 +168,9 @@ impl Routing {
             let mut payload = vec![0; 12];
             payload[0] = number(family);
             put(&mut payload, RTA_TABLE, &table.to_ne_bytes());
-            let in_table = |m: &[u8]| m.get(12..).and_then(|a| find(a, RTA_TABLE)).and_then(|t| u32_at(t, 0)) == Some(table);
+            let in_table = |m: &[u8]| {
+                m.get(12..).and_then(|a| find(a, RTA_TABLE)).and_then(|t| u32_at(t, 0)) == Some(table)
+            };
             if self.dump_routes(family, payload)?.iter().any(|m| in_table(m) && m.get(5) != Some(&PROTOCOL)) {
                 return Ok(true);
             }
@@ -172,7 +180,9 @@ impl Routing {
 
     fn dump_routes(&mut self, family: Family, payload: Vec<u8>) -> Result<Vec<Vec<u8>>, Error> {
         match self.socket.dump(&Message { kind: RTM_GETROUTE, flags: 0, payload }) {
-            Ok(found) => Ok(found.into_iter().filter(|m| m.kind == RTM_NEWROUTE).map(|m| m.payload).collect()),
+            Ok(found) => {
+                Ok(found.into_iter().filter(|m| m.kind == RTM_NEWROUTE).map(|m| m.payload).collect())
+            }
             Err(refusal) if refusal.errno == libc::ENOENT => Ok(Vec::new()), // a table that does not exist yet
             Err(refusal) if is_absent_family(family, &refusal) => Ok(Vec::new()),
             Err(refusal) => Err(failed(format_args!("routes: cannot list them"), &refusal)),
@@ -286,7 +296,7 @@ fn parse_rule(family: Family, message: &[u8]) -> Option<Found> {
     let is_ours = find(rest, FRA_PROTOCOL).is_some_and(|protocol| protocol == [PROTOCOL]);
     Some(match is_ours && action == FR_ACT_TO_TBL {
         true => Found::Ours(Rule { family, priority, mark, mask, table }),
-        false => Found::Foreign(ForeignRule { priority, mark: (mark, mask), table }),
+        false => Found::Foreign(ForeignRule { family, priority, mark: (mark, mask), table }),
     })
 }
 
@@ -315,7 +325,10 @@ fn refused(step: &Step, refusal: &Refusal) -> Error {
     let remedy = match (step, refusal.errno) {
         (_, libc::EPERM) => "run it with CAP_NET_ADMIN",
         (_, libc::EAFNOSUPPORT) => "the kernel lacks this family; leave its gateways out of the policy",
-        (Step::AddRoute(_) | Step::ReplaceRoute { .. }, libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EINVAL) => {
+        (
+            Step::AddRoute(_) | Step::ReplaceRoute { .. },
+            libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EINVAL,
+        ) => {
             "the gateway is not on the link; give its port an address that covers it, or set `device` and `onlink`"
         }
         (Step::AddRoute(_) | Step::ReplaceRoute { .. }, libc::ENETDOWN) => "bring the port up first",

@@ -3,6 +3,7 @@
 //! [`Plan`] is the only idea of the rules that there is: the kernel room installs it, reads the kernel
 //! back and compares with it, and [`text`] prints it for people.
 
+pub mod chains;
 pub mod nft;
 pub mod text;
 pub mod transition;
@@ -65,7 +66,9 @@ impl Plan {
 }
 
 fn families(path: &Path) -> impl Iterator<Item = Family> {
-    [(Family::V4, path.has_v4()), (Family::V6, path.has_v6())].into_iter().filter_map(|(f, has)| has.then_some(f))
+    [(Family::V4, path.has_v4()), (Family::V6, path.has_v6())]
+        .into_iter()
+        .filter_map(|(f, has)| has.then_some(f))
 }
 
 /// The default route of each family, and beneath it what holds while that one is gone.
@@ -123,7 +126,12 @@ fn sysctls(policy: &Policy) -> Vec<Sysctl> {
         }
     }
     let mut seen: Vec<Sysctl> = Vec::new();
-    list.retain(|sysctl| !seen.contains(sysctl) && { seen.push(sysctl.clone()); true });
+    list.retain(|sysctl| {
+        !seen.contains(sysctl) && {
+            seen.push(sysctl.clone());
+            true
+        }
+    });
     list
 }
 

@@ -3,8 +3,10 @@
 //! Run by hand in an empty network namespace it leaves the kernel in the very state that `returnpath apply`
 //! leaves it in; a test compares the two.
 
-use super::nft::{Base, Chain, Direction, Elements, FWMARK_ACCEPT, Key, OWNER, Set, State, Statement, TABLE, Table};
-use super::nft::{forget_foreign_bits, strict_source};
+use super::chains::{forget_foreign_bits, strict_source};
+use super::nft::{
+    Base, Chain, Direction, Elements, FWMARK_ACCEPT, Key, OWNER, Set, State, Statement, TABLE, Table,
+};
 use super::ways::{Family, LAST_METRIC, Next, PROTOCOL, Route, Rule};
 use super::{Plan, Port, Sysctl};
 use crate::policy::{Mac, Network, PortRange};
@@ -40,8 +42,11 @@ impl Plan {
         for sysctl in &self.sysctls {
             let port = match sysctl {
                 Sysctl::Namespace(_) => "",
-                Sysctl::SourceValidMark(Port::Named(port)) | Sysctl::LooseReversePath(Port::Named(port)) => port,
-                Sysctl::SourceValidMark(Port::Towards(gateway)) | Sysctl::LooseReversePath(Port::Towards(gateway)) => {
+                Sysctl::SourceValidMark(Port::Named(port)) | Sysctl::LooseReversePath(Port::Named(port)) => {
+                    port
+                }
+                Sysctl::SourceValidMark(Port::Towards(gateway))
+                | Sysctl::LooseReversePath(Port::Towards(gateway)) => {
                     writeln!(f, "port=$(towards {gateway})")?;
                     "$port"
                 }
@@ -98,7 +103,9 @@ impl Display for Route {
                 write!(f, " table {} protocol {PROTOCOL}", self.table)?;
                 f.write_str(if *onlink { " onlink" } else { "" })
             }
-            Next::Device(device) => write!(f, "default dev {device} table {} protocol {PROTOCOL}", self.table),
+            Next::Device(device) => {
+                write!(f, "default dev {device} table {} protocol {PROTOCOL}", self.table)
+            }
             Next::Unreachable => {
                 write!(f, "unreachable default table {} protocol {PROTOCOL} metric {LAST_METRIC}", self.table)
             }
@@ -110,7 +117,10 @@ impl Display for Rule {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Rule { family, priority, mark, mask, table } = self;
         let family = family.digit();
-        write!(f, "ip -{family} rule add fwmark {mark:#x}/{mask:#x} table {table} priority {priority} protocol {PROTOCOL}")
+        write!(
+            f,
+            "ip -{family} rule add fwmark {mark:#x}/{mask:#x} table {table} priority {priority} protocol {PROTOCOL}"
+        )
     }
 }
 
@@ -164,20 +174,30 @@ impl Elements {
 impl Display for Elements {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
-            Elements::Services(list) => list_of(f, list, |f, PortRange { first, last }| match first == last {
-                true => write!(f, "{first}"),
-                false => write!(f, "{first}-{last}"),
-            }),
-            Elements::Networks(_, list) => list_of(f, list, |f, Network { address, prefix }| match (address, prefix) {
-                (IpAddr::V4(_), 32) | (IpAddr::V6(_), 128) => write!(f, "{address}"),
-                _ => write!(f, "{address}/{prefix}"),
-            }),
+            Elements::Services(list) => {
+                list_of(f, list, |f, PortRange { first, last }| match first == last {
+                    true => write!(f, "{first}"),
+                    false => write!(f, "{first}-{last}"),
+                })
+            }
+            Elements::Networks(_, list) => {
+                list_of(f, list, |f, Network { address, prefix }| match (address, prefix) {
+                    (IpAddr::V4(_), 32) | (IpAddr::V6(_), 128) => write!(f, "{address}"),
+                    _ => write!(f, "{address}/{prefix}"),
+                })
+            }
             Elements::PortsAndMacs(list) => list_of(f, list, |f, ((port, mac), chain)| {
                 write!(f, "\"{port}\" . {} : goto {chain}", MacText(*mac))
             }),
-            Elements::Macs(list) => list_of(f, list, |f, (mac, chain)| write!(f, "{} : goto {chain}", MacText(*mac))),
-            Elements::Ports(list) => list_of(f, list, |f, (port, chain)| write!(f, "\"{port}\" : goto {chain}")),
-            Elements::Marks(list) => list_of(f, list, |f, (mark, chain)| write!(f, "{mark:#x} : goto {chain}")),
+            Elements::Macs(list) => {
+                list_of(f, list, |f, (mac, chain)| write!(f, "{} : goto {chain}", MacText(*mac)))
+            }
+            Elements::Ports(list) => {
+                list_of(f, list, |f, (port, chain)| write!(f, "\"{port}\" : goto {chain}"))
+            }
+            Elements::Marks(list) => {
+                list_of(f, list, |f, (mark, chain)| write!(f, "{mark:#x} : goto {chain}"))
+            }
         }
     }
 }
@@ -222,7 +242,10 @@ struct RuleText<'a>(&'a [Statement]);
 
 impl Display for RuleText<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        self.0.iter().enumerate().try_for_each(|(i, statement)| write!(f, "{}{statement}", if i == 0 { "" } else { " " }))
+        self.0
+            .iter()
+            .enumerate()
+            .try_for_each(|(i, statement)| write!(f, "{}{statement}", if i == 0 { "" } else { " " }))
     }
 }
 
@@ -251,14 +274,20 @@ impl Display for Statement {
             Statement::SourceElsewhere => f.write_str("fib saddr . iif oif missing"),
             Statement::CtServiceIn(set) => write!(f, "ct original proto-dst @{set}"),
             Statement::SourceIn(family, set) => write!(f, "{} saddr @{set}", ip(family)),
-            Statement::CtDestinationNotIn(family, set) => write!(f, "ct original {} daddr != @{set}", ip(family)),
+            Statement::CtDestinationNotIn(family, set) => {
+                write!(f, "ct original {} daddr != @{set}", ip(family))
+            }
             Statement::Dispatch(Key::PortAndMac, map) => write!(f, "iifname . ether saddr vmap @{map}"),
             Statement::Dispatch(Key::Mac, map) => write!(f, "ether saddr vmap @{map}"),
             Statement::Dispatch(Key::Port, map) => write!(f, "iifname vmap @{map}"),
             Statement::Dispatch(Key::CtMark(mask), map) => write!(f, "ct mark & {mask:#x} vmap @{map}"),
-            Statement::SetCtMark { mask, mark } => write!(f, "ct mark set ct mark & {:#x} | {mark:#x}", !mask),
+            Statement::SetCtMark { mask, mark } => {
+                write!(f, "ct mark set ct mark & {:#x} | {mark:#x}", !mask)
+            }
             Statement::SetMetaMark { mask, mark: 0 } => write!(f, "meta mark set meta mark & {:#x}", !mask),
-            Statement::SetMetaMark { mask, mark } => write!(f, "meta mark set meta mark & {:#x} | {mark:#x}", !mask),
+            Statement::SetMetaMark { mask, mark } => {
+                write!(f, "meta mark set meta mark & {:#x} | {mark:#x}", !mask)
+            }
             Statement::SetCtLabel(bit) => write!(f, "ct label set {bit}"),
             Statement::Counter => f.write_str("counter"),
             Statement::Limit => f.write_str("limit rate 10/minute"),
@@ -272,4 +301,3 @@ impl Display for Statement {
         }
     }
 }
-

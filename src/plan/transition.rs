@@ -54,7 +54,7 @@ impl Transition {
     pub fn new(old: &Ways, new: &Ways) -> Transition {
         let mut transition = Transition::default();
         for family in Family::BOTH {
-            one_family(&of(old, family), &of(new, family), &mut transition);
+            one_family(&of(old, family), &of(new, family), &new.rules, &mut transition);
         }
         transition
     }
@@ -77,10 +77,14 @@ fn successor<'a>(rule: &Rule, new: &'a Ways) -> Option<&'a Rule> {
     new.rules.iter().find(|n| rule.mark & n.mask == n.mark)
 }
 
-fn one_family(old: &Ways, new: &Ways, out: &mut Transition) {
-    let in_table = |ways: &Ways, table: u32| ways.routes.iter().filter(move |r| r.table == table).cloned().collect::<Vec<_>>();
+fn one_family(old: &Ways, new: &Ways, given: &[Rule], out: &mut Transition) {
+    let in_table = |ways: &Ways, table: u32| {
+        ways.routes.iter().filter(move |r| r.table == table).cloned().collect::<Vec<_>>()
+    };
     let kept = |rule: &Rule| new.rules.contains(rule);
-    let is_fresh = |table: u32| !old.routes.iter().any(|r| r.table == table) && !old.rules.iter().any(|r| r.table == table);
+    let is_fresh = |table: u32| {
+        !old.routes.iter().any(|r| r.table == table) && !old.rules.iter().any(|r| r.table == table)
+    };
 
     // Marks whose table changes: the old rule, and the new one.
     let moved: Vec<(Rule, Rule)> = old
@@ -143,10 +147,18 @@ fn one_family(old: &Ways, new: &Ways, out: &mut Transition) {
         out.before.push(Step::DelRule(rule));
         out.before.extend(routes.into_iter().map(Step::DelRoute));
     }
-    // 6. After the commit: what no chain leads to.
-    for rule in old.rules.iter().filter(|rule| !kept(rule) && !leaves_now(rule)) {
-        out.after.push(Step::DelRule(*rule));
-    }
+    // 6. What no chain leads to, after the commit. Under another mask the new chains may give a mark that an old
+    //    rule takes for its own, and it is another's: that rule goes just before.
+    let is_misled = |rule: &&Rule| {
+        let own = successor(rule, new).map(|own| own.mark);
+        let catches =
+            |n: &Rule| n.mask != rule.mask && n.mark & rule.mask == rule.mark && own != Some(n.mark);
+        given.iter().any(catches)
+    };
+    let (now, later): (Vec<&Rule>, Vec<&Rule>) =
+        old.rules.iter().filter(|rule| !kept(rule) && !leaves_now(rule)).partition(is_misled);
+    out.before.extend(now.into_iter().copied().map(Step::DelRule));
+    out.after.extend(later.into_iter().copied().map(Step::DelRule));
     let is_gone = |route: &&Route| !new.routes.iter().any(|n| n.slot() == route.slot());
     // The unreachable route goes first: the other one still holds.
     let (last, first): (Vec<&Route>, Vec<&Route>) =

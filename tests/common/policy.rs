@@ -14,10 +14,7 @@ pub fn any_policy() -> impl Strategy<Value = Box<Policy>> {
         (
             any::<u32>().prop_map(|mask| mask | 0x0010_0101),
             vec(any_network(), 0..=MAX_LOCAL_NETWORKS),
-            btree_set(
-                "[a-z_-][a-z0-9_-]{2,14}".prop_filter("reserved", |name| free_name(name)),
-                paths,
-            ),
+            btree_set("[a-z_-][a-z0-9_-]{2,14}".prop_filter("reserved", |name| free_name(name)), paths),
             btree_set(any::<u32>().prop_filter("reserved", free_table), paths),
             vec(any_path(), paths),
         )
@@ -47,9 +44,7 @@ pub fn maximal() -> Box<Policy> {
         address: IpAddr::V6(Ipv6Addr::from_bits(high << 112 | number as u128)),
         prefix: 128,
     };
-    policy
-        .local_networks
-        .extend((0..MAX_LOCAL_NETWORKS).map(|number| network(0xfd00, number)));
+    policy.local_networks.extend((0..MAX_LOCAL_NETWORKS).map(|number| network(0xfd00, number)));
     for number in 0..MAX_PATHS {
         let name = format!("path-number-{number:03}");
         let wide = u32::MAX - number as u32;
@@ -57,24 +52,16 @@ pub fn maximal() -> Box<Policy> {
         path.gateway4 = Some(Ipv4Addr::new(10, 0, 0, 2));
         path.gateway6 = Some(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2));
         // Every path has these MACs, and ports of its own: the most work for the check, too.
-        path.source_macs
-            .extend((0..MAX_MACS).map(|mac| Mac([2, 0, 0, 0, 0, mac as u8])));
+        path.source_macs.extend((0..MAX_MACS).map(|mac| Mac([2, 0, 0, 0, 0, mac as u8])));
         for port in 0..MAX_PORTS {
             let port = format!("port-{number:03}-{port:06}");
-            path.ingress
-                .push(port.as_str().try_into().unwrap())
-                .unwrap();
+            path.ingress.push(port.as_str().try_into().unwrap()).unwrap();
         }
-        path.services
-            .extend((0..MAX_SERVICES as u16).map(|service| {
-                let first = 0x8000 + 2 * service;
-                Service::Sctp(PortRange {
-                    first,
-                    last: first + 1,
-                })
-            }));
-        path.destinations
-            .extend((0..MAX_DESTINATIONS).map(|at| network(0x2001, at)));
+        path.services.extend((0..MAX_SERVICES as u16).map(|service| {
+            let first = 0x8000 + 2 * service;
+            Service::Sctp(PortRange { first, last: first + 1 })
+        }));
+        path.destinations.extend((0..MAX_DESTINATIONS).map(|at| network(0x2001, at)));
         path.device = Some("eth0.4000-dmz.x".try_into().unwrap());
         path.onlink = true;
         path.scope = Scope::Forward;
@@ -90,10 +77,7 @@ pub fn maximal() -> Box<Policy> {
 fn any_path() -> impl Strategy<Value = Path> {
     let way = (0usize..4, any::<(u32, u128, bool, bool)>(), any_port());
     let frames = (0usize..3, 1..=MAX_MACS, 1..=MAX_PORTS, any::<bool>());
-    let lists = (
-        vec(any_service(), 0..=MAX_SERVICES),
-        vec(any_network(), 0..=MAX_DESTINATIONS),
-    );
+    let lists = (vec(any_service(), 0..=MAX_SERVICES), vec(any_network(), 0..=MAX_DESTINATIONS));
     let rest = (
         select(vec![Scope::Local, Scope::Forward, Scope::Both]),
         select(vec![WhenDown::Unreachable, WhenDown::Main]),
@@ -112,14 +96,11 @@ fn any_path() -> impl Strategy<Value = Path> {
 
         let (way, macs, ports, _) = frames;
         if way != 1 {
-            path.source_macs
-                .extend((0..macs).map(|mac| Mac([2, 0, 0, 0, 0, mac as u8])));
+            path.source_macs.extend((0..macs).map(|mac| Mac([2, 0, 0, 0, 0, mac as u8])));
         }
         if way != 0 {
             for port in 0..ports {
-                path.ingress
-                    .push(format!("p{port}").as_str().try_into().unwrap())
-                    .unwrap();
+                path.ingress.push(format!("p{port}").as_str().try_into().unwrap()).unwrap();
             }
         }
 
@@ -138,9 +119,7 @@ fn any_path() -> impl Strategy<Value = Path> {
 /// Makes the path's frames its own, in one of the ways that the contract allows.
 fn own_frames(path: &mut Path, number: u8) {
     if path.ingress.is_empty() {
-        path.source_macs
-            .iter_mut()
-            .for_each(|mac| mac.0[4] = number);
+        path.source_macs.iter_mut().for_each(|mac| mac.0[4] = number);
     }
     for port in &mut path.ingress {
         port.push_str(&format!("-{number}")).unwrap();
@@ -158,10 +137,7 @@ fn deposit(mut value: u32, mask: u32) -> u32 {
 }
 
 /// Those of `list` that overlap none before them.
-fn disjoint<T, const MAX: usize>(
-    list: Vec<T>,
-    overlap: impl Fn(&T, &T) -> bool,
-) -> heapless::Vec<T, MAX> {
+fn disjoint<T, const MAX: usize>(list: Vec<T>, overlap: impl Fn(&T, &T) -> bool) -> heapless::Vec<T, MAX> {
     let mut kept = heapless::Vec::new();
     for entry in list {
         if !kept.iter().any(|other| overlap(&entry, other)) {
@@ -172,10 +148,8 @@ fn disjoint<T, const MAX: usize>(
 }
 
 fn any_network() -> impl Strategy<Value = Network> {
-    let v4 = (any::<u32>(), 0u8..=32)
-        .prop_map(|(bits, prefix)| (Ipv4Addr::from_bits(bits).into(), prefix));
-    let v6 = (any::<u128>(), 0u8..=128)
-        .prop_map(|(bits, prefix)| (Ipv6Addr::from_bits(bits).into(), prefix));
+    let v4 = (any::<u32>(), 0u8..=32).prop_map(|(bits, prefix)| (Ipv4Addr::from_bits(bits).into(), prefix));
+    let v6 = (any::<u128>(), 0u8..=128).prop_map(|(bits, prefix)| (Ipv6Addr::from_bits(bits).into(), prefix));
     prop_oneof![v4, v6].prop_map(|(address, prefix)| Network { address, prefix }.trimmed())
 }
 

@@ -1,0 +1,324 @@
+//! The rules: what marks connections and packets.
+//!
+//! Dispatch is by map, so that a packet costs the same with one path and with 256. The connection mark is
+//! written once, on the first packet, as a constant; packets get it from there. Which packets do:
+//!
+//! | packet | hook | why |
+//! |---|---|---|
+//! | from the router, for this host | prerouting | accepted sockets, resets and echo replies inherit the mark, and the reverse-path filter looks the source up with it |
+//! | from the router, to be forwarded | none | a mark would send it back to where it came from |
+//! | reply of a host behind us | prerouting | it is about to be routed |
+//! | reply of this host | output | only if its socket has not got the mark already: routing twice costs a microsecond |
+//!
+//! Whether a connection is for this host is asked once (`fib`, slow) and remembered as a conntrack label.
+
+use super::nft::{
+    Base, Chain, Direction, Elements, FWMARK_ACCEPT, Key, LABEL_LOCAL, LABEL_OUTWARD, Rule, SYSCTLS, Set,
+    State, Statement, Table,
+};
+use super::ways::Family;
+use crate::policy::{Network, Path, Policy, PortRange, Scope, Service};
+use core::net::IpAddr;
+
+const ICMP: u8 = 1;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const ICMPV6: u8 = 58;
+const SCTP: u8 = 132;
+
+impl Table {
+    /// The table for a policy that has passed [`Policy::check`].
+    pub fn new(policy: &Policy) -> Table {
+        let mask = policy.mark_mask;
+        let locals = local_networks(policy);
+        let arrivals = arrivals(policy);
+        let mut table = Table::default();
+        table.sets.extend(locals.iter().map(|(_, set)| set.clone()));
+        table.sets.extend(arrivals.iter().map(|(_, set)| set.clone()));
+        table.sets.push(Set {
+            name: "marks".into(),
+            elements: Elements::Marks(sorted(
+                policy.paths.iter().map(|path| (path.mark, format!("mark_{}", path.name))),
+            )),
+        });
+
+        table.chain(SYSCTLS, vec![]);
+        for path in &policy.paths {
+            table.chain(
+                format!("mark_{}", path.name),
+                vec![vec![Statement::SetMetaMark { mask, mark: path.mark }]],
+            );
+        }
+        for path in &policy.paths {
+            table.path_chains(path, mask);
+        }
+        table.shared_chains(mask, &locals, &arrivals);
+        if policy.paths.iter().any(|path| path.scope != Scope::Forward) {
+            table.chains.push(Chain { name: "input".into(), base: Some(Base::Input), rules: vec![] });
+        }
+        table
+    }
+
+    /// With the record of settings from before, so that it lives and dies with the table; and with the rules
+    /// that make good what the changed settings would do to packets that are none of ours.
+    pub fn with_record(mut self, mask: u32, record: &[(String, u32)]) -> Table {
+        for (name, before) in record {
+            self.add_rule(SYSCTLS, vec![Statement::Remember(format!("{name}={before}"))]);
+            if name == FWMARK_ACCEPT && mask != u32::MAX {
+                self.add_rule("input", forget_foreign_bits(mask));
+            }
+            if let Some(port) =
+                name.strip_prefix("net/ipv4/conf/").and_then(|rest| rest.strip_suffix("/rp_filter"))
+            {
+                self.add_rule("prerouting", strict_source(port));
+            }
+        }
+        self
+    }
+
+    fn add_rule(&mut self, chain: &str, rule: Rule) {
+        self.chains.iter_mut().filter(|c| c.name == chain).for_each(|c| c.rules.push(rule.clone()));
+    }
+
+    fn chain(&mut self, name: impl Into<String>, rules: Vec<Rule>) {
+        self.chains.push(Chain { name: name.into(), base: None, rules });
+    }
+
+    /// `from_X`: is the connection one that counts? `take_X`: it belongs to the path.
+    fn path_chains(&mut self, path: &Path, mask: u32) {
+        use Statement::*;
+        let (from, take) = (format!("from_{}", path.name), format!("take_{}", path.name));
+        let mark = path.mark;
+        let for_this_host = [SetCtLabel(LABEL_LOCAL), SetMetaMark { mask, mark }];
+
+        let mut rules: Vec<Rule> = Vec::new();
+        match path.scope {
+            Scope::Local => rules.push(vec![FibLocal(false), Return]),
+            Scope::Forward => rules.push(vec![FibLocal(true), Return]),
+            Scope::Both => {}
+        }
+        rules.push(vec![SetCtMark { mask, mark }, Counter]);
+        if path.log {
+            rules.push(vec![Limit, Log(format!("returnpath {}: ", path.name))]);
+        }
+        match path.scope {
+            Scope::Local => rules.push(for_this_host.to_vec()),
+            Scope::Forward => {}
+            Scope::Both => rules.push([&[FibLocal(true)], &for_this_host[..]].concat()),
+        }
+        rules.push(vec![Accept]);
+        self.chain(&take, rules);
+
+        let mut rules: Vec<Rule> = Vec::new();
+        match (path.has_v4(), path.has_v6()) {
+            (true, false) => rules.push(vec![NfProto(Family::V6), Return]),
+            (false, true) => rules.push(vec![NfProto(Family::V4), Return]),
+            _ => {}
+        }
+        // A connection that a helper announced belongs to the path whatever its port.
+        rules.push(vec![CtState(State::Related), Goto(take.clone())]);
+        for family in Family::BOTH.into_iter().filter(|_| !path.destinations.is_empty()) {
+            let networks = networks(&path.destinations, family);
+            if networks.is_empty() {
+                rules.push(vec![NfProto(family), Return]);
+            } else {
+                let name = format!("to{}_{}", family.digit(), path.name);
+                rules.push(vec![NfProto(family), CtDestinationNotIn(family, name.clone()), Return]);
+                self.sets.push(Set { name, elements: Elements::Networks(family, networks) });
+            }
+        }
+        if path.services.is_empty() {
+            rules.push(vec![Goto(take.clone())]);
+        }
+        for (protocol, label) in [(TCP, "tcp"), (UDP, "udp"), (SCTP, "sctp")] {
+            let ranges = ranges(&path.services, protocol);
+            match ranges.as_slice() {
+                [] => {}
+                [PortRange { first: 0, last: u16::MAX }] => {
+                    rules.push(vec![L4Proto(protocol), Goto(take.clone())])
+                }
+                _ => {
+                    let name = format!("{label}_{}", path.name);
+                    rules.push(vec![L4Proto(protocol), CtServiceIn(name.clone()), Goto(take.clone())]);
+                    self.sets.push(Set { name, elements: Elements::Services(ranges) });
+                }
+            }
+        }
+        if path.services.contains(&Service::Icmp) {
+            for protocol in [ICMP, ICMPV6] {
+                rules.push(vec![L4Proto(protocol), Goto(take.clone())]);
+            }
+        }
+        self.chain(from, rules);
+    }
+
+    fn shared_chains(&mut self, mask: u32, locals: &[(Family, Set)], arrivals: &[(Key, Set)]) {
+        use Statement::*;
+        let mark_it = || Dispatch(Key::CtMark(mask), "marks".into());
+        let errors = || [ICMP, ICMPV6].map(|protocol| vec![L4Proto(protocol), Return]);
+
+        // Connections that a helper announced (FTP data). An error about one is not its first packet.
+        self.chain(
+            "outward",
+            vec![
+                vec![CtDirection(Direction::Original), mark_it()],
+                vec![CtLabel(LABEL_LOCAL), mark_it()],
+                vec![Accept],
+            ],
+        );
+        let arriving = locals
+            .iter()
+            .map(|(family, set)| vec![CtState(State::New), SourceIn(*family, set.name.clone()), Return])
+            .chain(arrivals.iter().map(|(key, set)| vec![Dispatch(*key, set.name.clone())]))
+            // Not from a router: from inside, on behalf of a connection that came from one.
+            .chain([vec![CtState(State::Related), SetCtLabel(LABEL_OUTWARD)]])
+            .collect();
+        self.chain("arriving", arriving);
+        self.chain("announced", errors().into_iter().chain([vec![Goto("arriving".into())]]).collect());
+        self.chain(
+            "expected",
+            vec![
+                vec![CtState(State::Related), Jump("announced".into())],
+                vec![CtLabel(LABEL_OUTWARD), Goto("outward".into())],
+            ],
+        );
+        self.chain(
+            "marked",
+            vec![
+                vec![CtExpected, Jump("expected".into())],
+                vec![CtDirection(Direction::Reply), mark_it()],
+                vec![CtLabel(LABEL_LOCAL), mark_it()],
+            ],
+        );
+        self.chains.push(Chain {
+            name: "prerouting".into(),
+            base: Some(Base::Prerouting),
+            rules: vec![
+                vec![CtMarkSet(mask), Goto("marked".into())],
+                vec![CtState(State::New), Jump("arriving".into())],
+            ],
+        });
+
+        // A packet of this host may have a mark already, by its socket or by the packet that it answers. Right for
+        // what leaves by the path; wrong for an error that goes to a host behind us.
+        let by_its_path = || vec![MetaMarkClear(mask), mark_it()];
+        self.chain("unmark", vec![vec![SetMetaMark { mask, mark: 0 }]]);
+        let outward =
+            vec![CtDirection(Direction::Original), SetCtLabel(LABEL_LOCAL), SetCtLabel(LABEL_OUTWARD)];
+        self.chain("leaving_announced", errors().into_iter().chain([outward]).collect());
+        self.chain(
+            "leaving_outward",
+            vec![vec![CtDirection(Direction::Reply), Goto("unmark".into())], by_its_path()],
+        );
+        self.chain(
+            "leaving_inward",
+            vec![vec![CtDirection(Direction::Original), Goto("unmark".into())], by_its_path()],
+        );
+        self.chain(
+            "leaving_expected",
+            vec![
+                vec![CtState(State::Related), Jump("leaving_announced".into())],
+                vec![CtLabel(LABEL_OUTWARD), Goto("leaving_outward".into())],
+                vec![Goto("leaving_inward".into())],
+            ],
+        );
+        self.chain(
+            "leaving",
+            vec![vec![CtExpected, Goto("leaving_expected".into())], vec![Goto("leaving_inward".into())]],
+        );
+        self.chains.push(Chain {
+            name: "output".into(),
+            base: Some(Base::Output),
+            rules: vec![vec![CtMarkSet(mask), Goto("leaving".into())]],
+        });
+    }
+}
+
+/// With `tcp_fwmark_accept` and `fwmark_reflect` an answer inherits the whole mark of what it answers. Only our
+/// bits shall be inherited, as others' were not before; so they end where the packet does.
+pub fn forget_foreign_bits(mask: u32) -> Rule {
+    vec![Statement::MetaMarkSet(!mask), Statement::SetMetaMark { mask: !mask, mark: 0 }]
+}
+
+/// The strict reverse-path filter of a port where it had to be loosened, for all that is not of a path.
+pub fn strict_source(port: &str) -> Rule {
+    vec![
+        Statement::ArrivedBy(port.into()),
+        Statement::NfProto(Family::V4),
+        Statement::SourceElsewhere,
+        Statement::Drop,
+    ]
+}
+
+fn local_networks(policy: &Policy) -> Vec<(Family, Set)> {
+    Family::BOTH
+        .into_iter()
+        .map(|family| (family, networks(&policy.local_networks, family)))
+        .filter(|(_, networks)| !networks.is_empty())
+        .map(|(family, networks)| {
+            let name = format!("local_networks{}", family.digit());
+            (family, Set { name, elements: Elements::Networks(family, networks) })
+        })
+        .collect()
+}
+
+/// The maps by which frames find their path, the most specific one first; only those that have elements.
+fn arrivals(policy: &Policy) -> Vec<(Key, Set)> {
+    let chain = |path: &Path| format!("from_{}", path.name);
+    let paths = |macs: bool, ports: bool| {
+        policy.paths.iter().filter(move |p| p.source_macs.is_empty() != macs && p.ingress.is_empty() != ports)
+    };
+    let both = paths(true, true).flat_map(|p| {
+        p.ingress
+            .iter()
+            .flat_map(move |port| p.source_macs.iter().map(move |mac| ((port.clone(), *mac), chain(p))))
+    });
+    let macs = paths(true, false).flat_map(|p| p.source_macs.iter().map(move |mac| (*mac, chain(p))));
+    let ports = paths(false, true).flat_map(|p| p.ingress.iter().map(move |port| (port.clone(), chain(p))));
+    let (both, macs, ports) = (sorted(both), sorted(macs), sorted(ports));
+
+    let mut maps = Vec::new();
+    if !both.is_empty() {
+        maps.push((
+            Key::PortAndMac,
+            Set { name: "ports_and_macs".into(), elements: Elements::PortsAndMacs(both) },
+        ));
+    }
+    if !macs.is_empty() {
+        maps.push((Key::Mac, Set { name: "macs".into(), elements: Elements::Macs(macs) }));
+    }
+    if !ports.is_empty() {
+        maps.push((Key::Port, Set { name: "ports".into(), elements: Elements::Ports(ports) }));
+    }
+    maps
+}
+
+fn sorted<T: Ord>(items: impl Iterator<Item = T>) -> Vec<T> {
+    let mut list: Vec<T> = items.collect();
+    list.sort();
+    list
+}
+
+fn networks(all: &[Network], family: Family) -> Vec<Network> {
+    let is_ours = |network: &&Network| match network.address {
+        IpAddr::V4(_) => family == Family::V4,
+        IpAddr::V6(_) => family == Family::V6,
+    };
+    sorted(all.iter().filter(is_ours).copied())
+}
+
+/// The port ranges of one protocol, sorted, neighbours joined as nft itself joins them in its listing.
+fn ranges(services: &[Service], protocol: u8) -> Vec<PortRange> {
+    let of_protocol = services.iter().filter_map(|service| match (service, protocol) {
+        (Service::Tcp(r), TCP) | (Service::Udp(r), UDP) | (Service::Sctp(r), SCTP) => Some(*r),
+        _ => None,
+    });
+    let mut joined: Vec<PortRange> = Vec::new();
+    for range in sorted(of_protocol) {
+        match joined.last_mut() {
+            Some(before) if before.last.checked_add(1) == Some(range.first) => before.last = range.last,
+            _ => joined.push(range),
+        }
+    }
+    joined
+}
