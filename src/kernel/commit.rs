@@ -48,8 +48,8 @@ struct Observed {
 /// # Errors
 /// The line that says what was refused, why, and what to do. The kernel is then as it was before.
 pub fn apply(policy: &Policy) -> Result<Outcome, Error> {
-    let plan = Plan::new(policy);
     let mut kernel = Kernel::open()?;
+    let plan = kernel.plan(policy)?;
     let (before, foreign) = kernel.observe()?;
     kernel.check_ownership(&plan, &before, &foreign)?;
     kernel.check_ports(&plan)?;
@@ -99,8 +99,8 @@ pub fn remove() -> Result<Outcome, Error> {
 /// # Errors
 /// As [`apply`], where the kernel can not be read.
 pub fn differences(policy: &Policy) -> Result<Vec<String>, Error> {
-    let plan = Plan::new(policy);
     let mut kernel = Kernel::open()?;
+    let plan = kernel.plan(policy)?;
     let (there, _) = kernel.observe()?;
     let needed = kernel.settings(&plan, &there)?;
     let target = Observed { ways: plan.ways.clone(), table: with_record(&plan, &needed.record) };
@@ -154,6 +154,17 @@ impl Settings {
 impl Kernel {
     fn open() -> Result<Kernel, Error> {
         Ok(Kernel { nftables: Nftables::open()?, routing: Routing::open()?, done: Vec::new() })
+    }
+
+    /// The plan, with the port of each gateway for which the policy names none: as the kernel would find it now.
+    fn plan(&mut self, policy: &Policy) -> Result<Plan, Error> {
+        let mut plan = Plan::new(policy);
+        for route in &mut plan.ways.routes {
+            if let Next::Gateway { address, device: device @ None, .. } = &mut route.next {
+                *device = self.routing.port_towards(*address)?;
+            }
+        }
+        Ok(plan)
     }
 
     fn observe(&mut self) -> Result<(Observed, Vec<ForeignRule>), Error> {

@@ -109,18 +109,23 @@ impl Routing {
         }
     }
 
-    /// The port on which the kernel finds an IPv4 address, without any mark.
-    pub fn port_towards(&mut self, address: Ipv4Addr) -> Result<Option<Name>, Error> {
-        let request = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address, 32).build();
-        let mut payload = emitted(&request);
-        payload[4..12].fill(0); // struct rtmsg: a lookup takes no table, protocol, scope or type
-        let answer = match self.socket.ask(&Message { kind: RTM_GETROUTE, flags: 0, payload }) {
-            Ok(answers) => answers,
-            Err(_) => return Ok(None), // unreachable: adding the route will say so, and why
+    /// The port on whose link the kernel finds an address, without any mark. `None` where there is none, or another
+    /// router is between: adding a route through it will be refused, with the kernel's own reason.
+    pub fn port_towards(&mut self, gateway: IpAddr) -> Result<Option<Name>, Error> {
+        let mut payload = match gateway {
+            IpAddr::V4(a) => emitted(&RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(a, 32).build()),
+            IpAddr::V6(a) => emitted(&RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(a, 128).build()),
         };
-        let route = answer.iter().find(|m| m.kind == RTM_NEWROUTE);
-        let port = route.and_then(|m| find(m.payload.get(12..)?, RTA_OIF)).and_then(|oif| u32_at(oif, 0));
-        Ok(port.map_or(Ok(None), |index| self.link_at(index))?.map(|link| link.name))
+        payload[4..12].fill(0); // struct rtmsg: a lookup takes no table, protocol, scope or type
+        let Ok(answer) = self.socket.ask(&Message { kind: RTM_GETROUTE, flags: 0, payload }) else {
+            return Ok(None);
+        };
+        let route = answer.iter().find(|m| m.kind == RTM_NEWROUTE).and_then(|m| m.payload.get(12..));
+        let on_link = route.filter(|attributes| find(attributes, RTA_GATEWAY).is_none());
+        match on_link.and_then(|attributes| find(attributes, RTA_OIF)).and_then(|oif| u32_at(oif, 0)) {
+            Some(index) => Ok(self.link_at(index)?.map(|link| link.name)),
+            None => Ok(None),
+        }
     }
 
     /// Our rules and those of others.

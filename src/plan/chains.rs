@@ -307,7 +307,7 @@ fn networks(all: &[Network], family: Family) -> Vec<Network> {
     sorted(all.iter().filter(is_ours).copied())
 }
 
-/// The port ranges of one protocol, sorted, neighbours joined as nft itself joins them in its listing.
+/// The port ranges of one protocol, sorted, neighbours joined: fewer elements, and a listing that reads well.
 fn ranges(services: &[Service], protocol: u8) -> Vec<PortRange> {
     let of_protocol = services.iter().filter_map(|service| match (service, protocol) {
         (Service::Tcp(r), TCP) | (Service::Udp(r), UDP) | (Service::Sctp(r), SCTP) => Some(*r),

@@ -10,7 +10,7 @@ pub mod transition;
 pub mod ways;
 
 use crate::policy::{Name, Path, Policy, Scope, WhenDown};
-use core::net::{IpAddr, Ipv4Addr};
+use core::net::IpAddr;
 use ways::{Family, Next, Route, Rule, Ways};
 
 /// Everything that the kernel shall hold for a policy.
@@ -46,7 +46,7 @@ pub enum Port {
     /// Named in the policy.
     Named(Name),
     /// The one on which the kernel finds this gateway.
-    Towards(Ipv4Addr),
+    Towards(IpAddr),
 }
 
 impl Plan {
@@ -140,7 +140,7 @@ fn ports(path: &Path) -> Vec<Port> {
     match (path.ingress.is_empty(), &path.device, path.gateway4) {
         (false, _, _) => path.ingress.iter().cloned().map(Port::Named).collect(),
         (true, Some(device), _) => vec![Port::Named(device.clone())],
-        (true, None, Some(gateway)) => vec![Port::Towards(gateway)],
+        (true, None, Some(gateway)) => vec![Port::Towards(gateway.into())],
         (true, None, None) => Vec::new(),
     }
 }

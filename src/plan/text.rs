@@ -27,7 +27,7 @@ impl Display for Plan {
         if !self.sysctls.is_empty() {
             self.fmt_sysctls(f)?;
         }
-        write!(f, "\n# Drop the routes that open sockets remember.\nsysctl -qw net.ipv4.route.flush=1\n")?;
+        write!(f, "\n# Drop the routes that open sockets remember.\nsysctl -qw net.ipv4.route.flush=1\nsysctl -qew net.ipv6.route.flush=1\n")?;
         if !self.table_names.is_empty() {
             writeln!(f, "\n# Names of the tables; /etc/iproute2/rt_tables.d/returnpath.conf:")?;
             self.table_names.iter().try_for_each(|(table, name)| writeln!(f, "#   {table} {name}"))?;
@@ -39,6 +39,7 @@ impl Display for Plan {
 impl Plan {
     fn fmt_sysctls(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.write_str(SYSCTL_FUNCTIONS)?;
+        let mut found = None; // the gateway that $port is for
         for sysctl in &self.sysctls {
             let port = match sysctl {
                 Sysctl::Namespace(_) => "",
@@ -47,7 +48,9 @@ impl Plan {
                 }
                 Sysctl::SourceValidMark(Port::Towards(gateway))
                 | Sysctl::LooseReversePath(Port::Towards(gateway)) => {
-                    writeln!(f, "port=$(towards {gateway})")?;
+                    if found.replace(gateway) != Some(gateway) {
+                        writeln!(f, "port=$(towards {gateway})")?;
+                    }
                     "$port"
                 }
             };
