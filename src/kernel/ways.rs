@@ -113,8 +113,12 @@ impl Routing {
     /// router is between: adding a route through it will be refused, with the kernel's own reason.
     pub fn port_towards(&mut self, gateway: IpAddr) -> Result<Option<Name>, Error> {
         let mut payload = match gateway {
-            IpAddr::V4(a) => emitted(&RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(a, 32).build()),
-            IpAddr::V6(a) => emitted(&RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(a, 128).build()),
+            IpAddr::V4(a) => {
+                emitted(&RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(a, 32).build())
+            }
+            IpAddr::V6(a) => {
+                emitted(&RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(a, 128).build())
+            }
         };
         payload[4..12].fill(0); // struct rtmsg: a lookup takes no table, protocol, scope or type
         let Ok(answer) = self.socket.ask(&Message { kind: RTM_GETROUTE, flags: 0, payload }) else {

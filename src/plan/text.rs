@@ -27,7 +27,10 @@ impl Display for Plan {
         if !self.sysctls.is_empty() {
             self.fmt_sysctls(f)?;
         }
-        write!(f, "\n# Drop the routes that open sockets remember.\nsysctl -qw net.ipv4.route.flush=1\nsysctl -qew net.ipv6.route.flush=1\n")?;
+        write!(
+            f,
+            "\n# Drop the routes that open sockets remember.\nsysctl -qw net.ipv4.route.flush=1\nsysctl -qew net.ipv6.route.flush=1\n"
+        )?;
         if !self.table_names.is_empty() {
             writeln!(f, "\n# Names of the tables; /etc/iproute2/rt_tables.d/returnpath.conf:")?;
             self.table_names.iter().try_for_each(|(table, name)| writeln!(f, "#   {table} {name}"))?;

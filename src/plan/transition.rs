@@ -110,7 +110,7 @@ fn one_family(old: &Ways, new: &Ways, given: &[Rule], out: &mut Transition) {
     let mut spare = (0x5250_0000_u32..).filter(|&n| is_fresh(n) && !new.rules.iter().any(|r| r.table == n));
     let mut parked: Vec<(Rule, Vec<Route>)> = Vec::new();
     let placed = |rule: &Rule, out: &Transition| out.before.contains(&Step::AddRule(*rule));
-    for (from, to) in &moved {
+    for (_, to) in &moved {
         if is_fresh(to.table) {
             if !placed(to, out) {
                 out.before.push(Step::AddRule(*to));
@@ -118,7 +118,7 @@ fn one_family(old: &Ways, new: &Ways, given: &[Rule], out: &mut Transition) {
         } else if let Some(table) = spare.next() {
             let routes: Vec<Route> =
                 in_table(new, to.table).into_iter().map(|route| Route { table, ..route }).collect();
-            let rule = Rule { table, priority: from.priority, ..*to };
+            let rule = Rule { table, ..*to };
             out.before.extend(routes.iter().cloned().map(Step::AddRoute));
             out.before.push(Step::AddRule(rule));
             parked.push((rule, routes));
@@ -133,7 +133,7 @@ fn one_family(old: &Ways, new: &Ways, given: &[Rule], out: &mut Transition) {
     for route in new.routes.iter().filter(|r| !is_fresh(r.table)) {
         match old.routes.iter().find(|o| o.slot() == route.slot()) {
             None => out.before.push(Step::AddRoute(route.clone())),
-            Some(there) if route.is_met_by(there) => {}
+            Some(there) if route == there => {}
             Some(there) => out.before.push(Step::ReplaceRoute { old: there.clone(), new: route.clone() }),
         }
     }

@@ -75,18 +75,6 @@ impl Route {
     pub fn slot(&self) -> (Family, u32, bool) {
         (self.family, self.table, self.next == Next::Unreachable)
     }
-
-    /// Whether `installed`, read from the kernel, is what this route asks for. The kernel fills in the port.
-    pub fn is_met_by(&self, installed: &Route) -> bool {
-        self.slot() == installed.slot()
-            && match (&self.next, &installed.next) {
-                (
-                    Next::Gateway { address, device: None, onlink },
-                    Next::Gateway { address: there, onlink: there_onlink, .. },
-                ) => address == there && onlink == there_onlink,
-                (wanted, there) => wanted == there,
-            }
-    }
 }
 
 /// A rule that sends packets with a mark to a table.

@@ -9,7 +9,8 @@ use returnpath::policy::{Path, Policy, WhenDown};
 use std::fmt::{self, Debug, Formatter};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-const TABLES: [u32; 4] = [100, 200, 300, 400];
+/// The last is where paths wait that swap tables: a policy may well have it.
+const TABLES: [u32; 5] = [100, 200, 300, 400, 0x5250_0000];
 const PRIORITIES: [u32; 3] = [900, 1000, 1100];
 /// Masks, each with marks within it; some marks are others under another mask.
 const MARKS: [(u32, [u32; 4]); 3] =
@@ -45,7 +46,17 @@ pub fn goal(mask: u32, paths: impl IntoIterator<Item = Path>) -> Goal {
     policy.mark_mask = mask;
     policy.paths.extend(paths);
     let marks = policy.paths.iter().map(|path| path.mark).collect();
-    Goal { ways: Plan::new(&policy).ways, mask, marks }
+    let mut ways = Plan::new(&policy).ways;
+    ways.routes.iter_mut().for_each(find_port);
+    Goal { ways, mask, marks }
+}
+
+/// The port of a next hop where the policy names none, as `apply` asks the kernel for it.
+fn find_port(route: &mut Route) {
+    if let Next::Gateway { address, device: device @ None, .. } = &mut route.next {
+        let port = if address.to_string().ends_with('3') { "eth1" } else { "eth0" };
+        *device = Some(port.try_into().unwrap());
+    }
 }
 
 /// A path by the IPv4 gateway 10.0.0.`gateway`.
@@ -55,7 +66,7 @@ pub fn path(mark: u32, table: u32, gateway: u8) -> Path {
     path
 }
 
-/// None to four paths over four marks, four tables, three gateways a family, three ports and three priorities.
+/// None to four paths over four marks, five tables, three gateways a family, three ports and three priorities.
 pub fn any_goal() -> impl Strategy<Value = Goal> {
     (select(&MARKS[..]), 0..=4usize).prop_flat_map(|((mask, marks), paths)| {
         let marks = subsequence(marks.to_vec(), paths);

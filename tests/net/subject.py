@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from addresses import FAMILIES, LAN
+from addresses import FAMILIES, IPV4, LAN, Family
 from lab import Lab
 from netns import command
 from policy import Policy
@@ -21,6 +23,16 @@ mount -t tmpfs none /mnt
 cp -a /etc/iproute2/. /mnt
 mount --move /mnt /etc/iproute2
 """
+
+
+@contextlib.contextmanager
+def own_table_names() -> Iterator[None]:
+    """The same for the length of a block, for a process that has a mount namespace of its own."""
+    command("sh", "-c", OWN_TABLE_NAMES)
+    try:
+        yield
+    finally:
+        command("umount", "/etc/iproute2")
 
 
 def _on_host(lab: Lab, script: str, *args: str) -> str:
@@ -48,10 +60,17 @@ class Seed:
         path = policy.paths[0]
         if not path.source_macs:
             raise AssertionError("the recipe matches a source MAC, and this port has none")
-        script = 'echo "200 router2" >> /etc/iproute2/rt_tables\n'
-        for family, gateway in zip(FAMILIES, path.gateways, strict=True):
-            ip, tables = f"ip -{family.version}", f"{family.iptables} --table mangle --append"
-            script += f"""
+        pairs = zip(FAMILIES, path.gateways, strict=True)
+        _on_host(lab, TABLE_NAME + "".join(recipe(family, gateway) for family, gateway in pairs))
+
+
+TABLE_NAME = 'echo "200 router2" >> /etc/iproute2/rt_tables\n'
+
+
+def recipe(family: Family, gateway: str) -> str:
+    """What follows in the seed after the table has its name."""
+    ip, tables = "ip" if family is IPV4 else "ip -6", f"{family.iptables} --table mangle --append"
+    return f"""\
 {ip} rule add fwmark 0x2 lookup router2
 {ip} route add default via {gateway} table router2
 {ip} route flush cache
@@ -69,7 +88,6 @@ class Seed:
 {tables} OUTPUT \\
     --jump CONNMARK --restore-mark
 """
-        _on_host(lab, script)
 
 
 class Firmware:
