@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     match run(&words) {
         Ok(code) => ExitCode::from(code),
         Err(Failure(code, line)) => {
-            eprintln!("returnpath: {line}");
+            eprintln!("returnpath: {}", line.replace(char::is_control, " ")); // one line, whatever is quoted in it
             ExitCode::from(code)
         }
     }

@@ -98,7 +98,7 @@ fn set_message(set: &Set, index: u32) -> Message {
     if size > 0 {
         let mut description = Vec::new();
         put_u32(&mut description, SET_DESC_SIZE, size);
-        put(&mut payload, SET_DESC | NESTED, &description);
+        put(&mut payload, table::SET_DESC | NESTED, &description);
     }
     // libnftnl/udata.h: without the byte order `nft list` shows the keys wrongly.
     let mut userdata = vec![UDATA_KEYBYTEORDER, 4];
@@ -106,7 +106,7 @@ fn set_message(set: &Set, index: u32) -> Message {
     if shape.is_map {
         userdata.extend([UDATA_DATABYTEORDER, 4, 0, 0, 0, 0]);
     }
-    put(&mut payload, SET_USERDATA, &userdata);
+    put(&mut payload, table::SET_USERDATA, &userdata);
     Message { kind: table::NEWSET, flags: 0, payload }
 }
 
@@ -115,9 +115,7 @@ const SET_FLAGS: u16 = 3;
 const SET_KEY_TYPE: u16 = 4;
 const SET_KEY_LEN: u16 = 5;
 const SET_DATA_TYPE: u16 = 6;
-const SET_DESC: u16 = 9;
 const SET_DESC_SIZE: u16 = 1;
-const SET_USERDATA: u16 = 13;
 const UDATA_KEYBYTEORDER: u8 = 0;
 const UDATA_DATABYTEORDER: u8 = 1;
 const UDATA_ELEM_FLAGS: u8 = 1;

@@ -3,8 +3,11 @@
 pub mod commit;
 mod encode;
 mod expressions;
+mod journal;
+mod lock;
 mod names;
 mod netlink;
+mod preflight;
 mod sysctl;
 mod table;
 mod ways;
@@ -13,28 +16,32 @@ use core::fmt::{self, Display, Formatter};
 
 /// Why the kernel does not hold the policy: one line with the thing, the reason and the remedy.
 #[derive(Debug)]
-pub struct Error(String);
+pub struct Error {
+    line: String,
+    /// What was asked for may have been done all the same: the kernel's answer was lost.
+    is_lost: bool,
+}
 
 impl Error {
     fn new(line: String) -> Error {
-        Error(line)
+        Error { line, is_lost: false }
     }
 }
 
 impl Display for Error {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.line)
     }
 }
 
 impl core::error::Error for Error {}
 
-/// The line for a refusal that has no remedy of its own.
-fn failed(what: fmt::Arguments<'_>, refusal: &netlink::Refusal) -> Error {
+/// The line for a refusal, with its remedy.
+fn refused(what: fmt::Arguments<'_>, refusal: &netlink::Refusal, remedy: &str) -> Error {
     let remedy = match refusal.errno {
         libc::EPERM | libc::EACCES => "run it with CAP_NET_ADMIN",
         libc::EAGAIN => "the kernel did not answer within 10 seconds; try again",
-        _ => "see the kernel log",
+        _ => remedy,
     };
-    Error::new(format!("{what}: {refusal}; {remedy}"))
+    Error { line: format!("{what}: {refusal}; {remedy}"), is_lost: refusal.is_lost }
 }

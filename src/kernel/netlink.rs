@@ -54,11 +54,18 @@ pub struct Refusal {
     pub words: String,
     /// The message of a batch that was refused, counted from 0.
     pub index: usize,
+    /// The message went out and its answer did not come in: the kernel may have done what it said.
+    pub is_lost: bool,
 }
 
 impl From<io::Error> for Refusal {
     fn from(error: io::Error) -> Refusal {
-        Refusal { errno: error.raw_os_error().unwrap_or(libc::EIO), words: String::new(), index: 0 }
+        Refusal {
+            errno: error.raw_os_error().unwrap_or(libc::EIO),
+            words: String::new(),
+            index: 0,
+            is_lost: false,
+        }
     }
 }
 
@@ -181,7 +188,7 @@ impl Socket {
         loop {
             let length = match self.inner.recv_raw(bytes_of(&mut self.buffer)) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                other => other?,
+                other => other.map_err(|error| Refusal { is_lost: true, ..error.into() })?,
             };
             let mut rest = &bytes_of(&mut self.buffer)[..length];
             while let Some((header, payload, after)) = split(rest) {
@@ -243,7 +250,7 @@ fn refusal(header: &Header, payload: &[u8]) -> Refusal {
     let words = attributes(tail).find(|(kind, _)| *kind == NLMSGERR_ATTR_MSG);
     let words =
         words.map_or(String::new(), |(_, text)| String::from_utf8_lossy(text).trim_end_matches('\0').into());
-    Refusal { errno, words, index: 0 }
+    Refusal { errno, words, index: 0, is_lost: false }
 }
 
 /// The attributes in a stretch of bytes: number and payload. Ends where the rest makes no sense.

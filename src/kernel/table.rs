@@ -4,7 +4,7 @@
 //! back word for word. `linux/netfilter/nf_tables.h` has the numbers.
 
 use super::netlink::{Message, NESTED, Refusal, Socket, attributes, flagged_attributes, put, text};
-use super::{Error, failed};
+use super::{Error, refused};
 use crate::plan::nft::{OWNER, SYSCTLS, TABLE};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,6 +32,8 @@ pub(super) const OBJECT_TABLE: u16 = 1;
 pub(super) const OBJECT_OWNER: u16 = 2;
 const CHAIN_NAME: u16 = 3;
 pub(super) const SET_ID: u16 = 10;
+pub(super) const SET_DESC: u16 = 9;
+pub(super) const SET_USERDATA: u16 = 13;
 pub(super) const ELEMENTS: u16 = 3;
 pub(super) const ELEM_KEY: u16 = 1;
 pub(super) const ELEM_DATA: u16 = 2;
@@ -78,7 +80,7 @@ impl Ruleset {
             let same = there.get(place).is_some_and(|found| match place.0 {
                 NEWSETELEM => elements(messages) == elements(found),
                 _ => {
-                    let covered = |(w, f): (&&Message, &&Message)| covers(attributes_of(w), attributes_of(f));
+                    let covered = |(w, f): (&&Message, &&Message)| covers(&essence(w), attributes_of(f));
                     messages.len() == found.len() && messages.iter().zip(found).all(covered)
                 }
             });
@@ -93,7 +95,10 @@ impl Ruleset {
     /// The messages of each object: the rules of a chain, the elements of a set.
     fn objects(&self) -> BTreeMap<(u16, &str), Vec<&Message>> {
         let mut objects: BTreeMap<_, Vec<&Message>> = BTreeMap::new();
-        for message in &self.0 {
+        // A set without elements is dumped with an empty list of them.
+        let has_content =
+            |m: &&Message| m.kind != NEWSETELEM || find(m, ELEMENTS).is_some_and(|list| !list.is_empty());
+        for message in self.0.iter().filter(has_content) {
             objects.entry((message.kind, name(message))).or_default().push(message);
         }
         objects
@@ -154,6 +159,16 @@ fn covers(wanted: &[u8], found: &[u8]) -> bool {
         let same = |(w, f): (&[u8], &[u8])| if is_list { covers(w, f) } else { w == f };
         of(wanted).count() == of(found).count() && of(wanted).zip(of(found)).all(same)
     })
+}
+
+/// The attributes that count. A set's user data is for nft alone, and its size a hint: both depend on who made it.
+fn essence(message: &Message) -> Vec<u8> {
+    let mut essence = Vec::new();
+    let counts = |kind: &u16| message.kind != NEWSET || !matches!(kind & !NESTED, SET_USERDATA | SET_DESC);
+    for (kind, value) in flagged_attributes(attributes_of(message)).filter(|(kind, _)| counts(kind)) {
+        put(&mut essence, kind, value);
+    }
+    essence
 }
 
 fn attributes_of(message: &Message) -> &[u8] {
@@ -219,7 +234,7 @@ impl Nftables {
         }
         self.socket
             .dump(&Message { kind, flags: 0, payload })
-            .map_err(|refusal| refused("cannot read it", &refusal))
+            .map_err(|refusal| no("cannot read it", &refusal))
     }
 
     /// Replaces `from`, which is there, by `to`, in one transaction.
@@ -234,21 +249,19 @@ impl Nftables {
         self.socket.batch(&messages).map_err(|refusal| {
             let message = messages.get(refusal.index);
             let what = message.map_or_else(String::new, |m| describe((m.kind, name(m))));
-            refused(&what, &refusal)
+            no(&what, &refusal)
         })
     }
 }
 
 const NEEDS: &str = "the kernel needs CONFIG_NF_TABLES, NF_TABLES_INET, NFT_CT, NFT_FIB_INET, NFT_LOG, NFT_LIMIT and NF_CONNTRACK_LABELS";
 
-fn refused(what: &str, refusal: &Refusal) -> Error {
-    match refusal.errno {
-        libc::EPERM | libc::EACCES | libc::EAGAIN => failed(format_args!("nftables: {what}"), refusal),
-        libc::EEXIST | libc::EBUSY => Error::new(format!(
-            "nftables: {what}: {refusal}; another program changed it at the same time, try again"
-        )),
-        _ => Error::new(format!("nftables: {what}: {refusal}; {NEEDS}")),
-    }
+fn no(what: &str, refusal: &Refusal) -> Error {
+    let remedy = match refusal.errno {
+        libc::EEXIST | libc::EBUSY => "another program changed it at the same time, try again",
+        _ => NEEDS,
+    };
+    refused(format_args!("nftables: {what}"), refusal, remedy)
 }
 
 /// A message of a dump, as it would be sent to make the object again: without handles, uses and positions, and
@@ -256,8 +269,8 @@ fn refused(what: &str, refusal: &Refusal) -> Error {
 fn as_made(message: &Message, set_id: u32) -> Message {
     let kept: &[u16] = match message.kind {
         NEWTABLE => &[OBJECT_TABLE, 2, TABLE_USERDATA], // flags: a dormant table marks nothing
-        NEWSET => &[OBJECT_TABLE, OBJECT_OWNER, 3, 4, 5, 6, 7, 9, 13], // flags, key, data, description, user data
-        NEWCHAIN => &[OBJECT_TABLE, CHAIN_NAME, 4, 5, 7],              // hook, policy, type
+        NEWSET => &[OBJECT_TABLE, OBJECT_OWNER, 3, 4, 5, 6, 7, SET_DESC, SET_USERDATA], // flags, key, data, description, user data
+        NEWCHAIN => &[OBJECT_TABLE, CHAIN_NAME, 4, 5, 7],                               // hook, policy, type
         NEWSETELEM => &[OBJECT_TABLE, OBJECT_OWNER, ELEMENTS],
         _ => &[OBJECT_TABLE, OBJECT_OWNER, RULE_EXPRESSIONS, RULE_USERDATA],
     };

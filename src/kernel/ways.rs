@@ -1,7 +1,7 @@
 //! Routes, rules and ports, over rtnetlink (`man 7 rtnetlink`; `linux/fib_rules.h`).
 
 use super::netlink::{Message, Refusal, Socket, attributes, put, text, u32_at};
-use super::{Error, failed};
+use super::{Error, refused};
 use crate::plan::transition::Step;
 use crate::plan::ways::{Family, LAST_METRIC, Next, PROTOCOL, Route, Rule};
 use crate::policy::Name;
@@ -23,6 +23,8 @@ const RTM_GETRULE: u16 = 34;
 const NLM_F_REPLACE: u16 = 0x100;
 const NLM_F_EXCL: u16 = 0x200;
 const NLM_F_CREATE: u16 = 0x400;
+
+const SEE_LOG: &str = "see the kernel log";
 
 const IFLA_IFNAME: u16 = 3;
 const RTA_DST: u16 = 1;
@@ -46,6 +48,8 @@ pub struct Link {
     pub index: u32,
     /// Its name.
     pub name: Name,
+    /// Whether it is up, as an administrator sees it (`IFF_UP`).
+    pub is_up: bool,
     /// Whether it has one far end and no link-layer addresses (`IFF_POINTOPOINT`, `linux/if.h`).
     pub is_point_to_point: bool,
 }
@@ -105,7 +109,7 @@ impl Routing {
                 Ok(link)
             }
             Err(refusal) if refusal.errno == libc::ENODEV => Ok(None),
-            Err(refusal) => Err(failed(format_args!("port {what}: cannot ask for it"), &refusal)),
+            Err(refusal) => Err(refused(format_args!("port {what}: cannot ask for it"), &refusal, SEE_LOG)),
         }
     }
 
@@ -140,9 +144,8 @@ impl Routing {
             payload[0] = number(family);
             let dump = match self.socket.dump(&Message { kind: RTM_GETRULE, flags: 0, payload }) {
                 Err(refusal) if is_absent_family(family, &refusal) => continue,
-                other => {
-                    other.map_err(|refusal| failed(format_args!("rules: cannot list them"), &refusal))?
-                }
+                other => other
+                    .map_err(|refusal| refused(format_args!("rules: cannot list them"), &refusal, SEE_LOG))?,
             };
             for message in dump.iter().filter(|m| m.kind == RTM_NEWRULE) {
                 match parse_rule(family, &message.payload) {
@@ -194,26 +197,53 @@ impl Routing {
             }
             Err(refusal) if refusal.errno == libc::ENOENT => Ok(Vec::new()), // a table that does not exist yet
             Err(refusal) if is_absent_family(family, &refusal) => Ok(Vec::new()),
-            Err(refusal) => Err(failed(format_args!("routes: cannot list them"), &refusal)),
+            Err(refusal) => Err(refused(format_args!("routes: cannot list them"), &refusal, SEE_LOG)),
         }
     }
 
     /// Takes one step.
     pub fn take(&mut self, step: &Step) -> Result<(), Error> {
+        match self.send(step, NLM_F_EXCL) {
+            // Gone by itself, as a route is when its port goes down: what was asked for.
+            Err(Cause::Kernel(refusal))
+                if is_delete(step) && matches!(refusal.errno, libc::ESRCH | libc::ENOENT) =>
+            {
+                Ok(())
+            }
+            other => other.map_err(|cause| cause.of(step)),
+        }
+    }
+
+    /// Undoes a step, whether it has been taken or its answer was lost.
+    pub fn take_back(&mut self, step: &Step) -> Result<(), Error> {
+        let step = step.inverse();
+        match self.send(&step, NLM_F_EXCL) {
+            Err(Cause::Kernel(refusal)) if !is_delete(&step) && refusal.errno == libc::EEXIST => Ok(()),
+            Err(Cause::Kernel(refusal))
+                if is_delete(&step) && matches!(refusal.errno, libc::ESRCH | libc::ENOENT) =>
+            {
+                Ok(())
+            }
+            other => other.map_err(|cause| cause.of(&step)),
+        }
+    }
+
+    /// Moves a rule behind the others of its priority. It is doubled, then the first of the two goes.
+    pub fn requeue(&mut self, rule: &Rule) -> Result<(), Error> {
+        let (add, delete) = (Step::AddRule(*rule), Step::DelRule(*rule));
+        self.send(&add, 0).map_err(|cause| cause.of(&add))?;
+        self.send(&delete, 0).map_err(|cause| cause.of(&delete))
+    }
+
+    fn send(&mut self, step: &Step, exclusive: u16) -> Result<(), Cause> {
         let (kind, flags, payload) = match step {
-            Step::AddRoute(route) => (RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, self.route(route)?),
+            Step::AddRoute(route) => (RTM_NEWROUTE, NLM_F_CREATE | exclusive, self.route(route)?),
             Step::ReplaceRoute { new, .. } => (RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, self.route(new)?),
             Step::DelRoute(route) => (RTM_DELROUTE, 0, self.route(route)?),
-            Step::AddRule(rule) => (RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, emitted(&message(rule))),
+            Step::AddRule(rule) => (RTM_NEWRULE, NLM_F_CREATE | exclusive, emitted(&message(rule))),
             Step::DelRule(rule) => (RTM_DELRULE, 0, emitted(&message(rule))),
         };
-        match self.socket.change(&Message { kind, flags, payload }) {
-            // Gone by itself, as a route is when its port goes down: what was asked for.
-            Err(refusal) if matches!(step, Step::DelRoute(_)) && refusal.errno == libc::ESRCH => Ok(()),
-            Err(refusal) if matches!(step, Step::DelRule(_)) && refusal.errno == libc::ENOENT => Ok(()),
-            Err(refusal) => Err(refused(step, &refusal)),
-            Ok(()) => Ok(()),
-        }
+        self.socket.change(&Message { kind, flags, payload }).map_err(Cause::Kernel)
     }
 
     fn route(&mut self, route: &Route) -> Result<Vec<u8>, Error> {
@@ -314,6 +344,7 @@ fn parse_link(message: &[u8]) -> Option<Link> {
     Some(Link {
         index: u32_at(message, 4)?,
         name: Name::try_from(text(name)).ok()?,
+        is_up: u32_at(message, 8)? & libc::IFF_UP as u32 != 0,
         is_point_to_point: u32_at(message, 8)? & libc::IFF_POINTOPOINT as u32 != 0,
     })
 }
@@ -330,29 +361,50 @@ fn is_absent_family(family: Family, refusal: &Refusal) -> bool {
     family == Family::V6 && matches!(refusal.errno, libc::EAFNOSUPPORT | libc::EOPNOTSUPP)
 }
 
-fn refused(step: &Step, refusal: &Refusal) -> Error {
-    let remedy = match (step, refusal.errno) {
-        (_, libc::EPERM) => "run it with CAP_NET_ADMIN",
-        (_, libc::EAFNOSUPPORT) => "the kernel lacks this family; leave its gateways out of the policy",
-        (
-            Step::AddRoute(_) | Step::ReplaceRoute { .. },
-            libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EINVAL,
-        ) => {
-            "the gateway is not on the link; give its port an address that covers it, or set `device` and `onlink`"
-        }
-        (Step::AddRoute(_) | Step::ReplaceRoute { .. }, libc::ENETDOWN) => "bring the port up first",
-        (Step::AddRoute(_) | Step::AddRule(_), libc::EEXIST) => {
-            "another program has put the same there; remove it, or choose another table or priority"
-        }
-        _ => "see the kernel log",
-    };
-    let what = match step {
-        Step::AddRoute(route) | Step::ReplaceRoute { new: route, .. } => route.to_string(),
-        Step::AddRule(rule) => rule.to_string(),
-        Step::DelRoute(route) => route.to_string().replacen("add", "del", 1),
-        Step::DelRule(rule) => rule.to_string().replacen("add", "del", 1),
-    };
-    Error::new(format!("{what}: {refusal}; {remedy}"))
+/// Why a step was not taken.
+enum Cause {
+    /// The kernel said no.
+    Kernel(Refusal),
+    /// It could not even be asked.
+    Before(Error),
+}
+
+impl From<Error> for Cause {
+    fn from(error: Error) -> Cause {
+        Cause::Before(error)
+    }
+}
+
+impl Cause {
+    fn of(self, step: &Step) -> Error {
+        let refusal = match self {
+            Cause::Before(error) => return error,
+            Cause::Kernel(refusal) => refusal,
+        };
+        let is_route = matches!(step, Step::AddRoute(_) | Step::ReplaceRoute { .. });
+        let remedy = match refusal.errno {
+            libc::EAFNOSUPPORT => "the kernel lacks this family; leave its gateways out of the policy",
+            libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EINVAL if is_route => {
+                "the gateway is not on a link; bring its port up with an address that covers it, or set `device` and `onlink`"
+            }
+            libc::ENETDOWN if is_route => "bring the port up first",
+            libc::EEXIST => {
+                "another program has put the same there; remove it, or choose another `table` or `priority`"
+            }
+            _ => SEE_LOG,
+        };
+        let what = match step {
+            Step::AddRoute(route) | Step::ReplaceRoute { new: route, .. } => route.to_string(),
+            Step::AddRule(rule) => rule.to_string(),
+            Step::DelRoute(route) => route.to_string().replacen("add", "del", 1),
+            Step::DelRule(rule) => rule.to_string().replacen("add", "del", 1),
+        };
+        refused(format_args!("{what}"), &refusal, remedy)
+    }
+}
+
+fn is_delete(step: &Step) -> bool {
+    matches!(step, Step::DelRoute(_) | Step::DelRule(_))
 }
 
 fn number(family: Family) -> u8 {

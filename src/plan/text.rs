@@ -80,8 +80,7 @@ const SYSCTL_FUNCTIONS: &str = r#"
 # Settings. What they were stays in the table, for `returnpath remove`.
 set +e
 need() {
-    was=$(sysctl -n "$1")
-    [ "$was" != "$2" ] &&
+    was=$(sysctl -n "$1") && [ "$was" != "$2" ] &&
         nft add rule inet returnpath sysctls return comment "\"$1=$was\"" &&
         sysctl -qw "$1=$2"
 }

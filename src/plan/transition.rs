@@ -96,36 +96,46 @@ fn one_family(old: &Ways, new: &Ways, given: &[Rule], out: &mut Transition) {
             (to.table != rule.table).then_some((*rule, *to))
         })
         .collect();
-    // Old rules that go before the commit, since another mark takes over the table that they look up.
+    let is_moved = |rule: &Rule| moved.iter().any(|(from, _)| from == rule);
+    // Marks that the policy has no more, and whose table another one takes over, with other routes.
     let is_evicted = |rule: &Rule| {
         let heir = new.rules.iter().find(|n| n.table == rule.table);
-        !kept(rule) && heir.is_some() && heir != successor(rule, new)
+        !kept(rule)
+            && !is_moved(rule)
+            && heir.is_some()
+            && heir != successor(rule, new)
+            && in_table(old, rule.table) != in_table(new, rule.table)
     };
+    let leaves_now = |rule: &Rule| is_moved(rule) || is_evicted(rule);
 
     // 1. Tables that nobody looks up yet.
     for route in new.routes.iter().filter(|r| is_fresh(r.table)) {
         out.before.push(Step::AddRoute(route.clone()));
     }
-    // 2. Marks that move get their new way: at once, or in a spare table while their own is still taken.
+    // 2. Marks that move get their new way: at once, or in a spare table while their own is still taken. Those that
+    //    are evicted keep their old way in one, until the commit.
     let mut spare = (0x5250_0000_u32..).filter(|&n| is_fresh(n) && !new.rules.iter().any(|r| r.table == n));
-    let mut parked: Vec<(Rule, Vec<Route>)> = Vec::new();
     let placed = |rule: &Rule, out: &Transition| out.before.contains(&Step::AddRule(*rule));
+    let mut park = |rule: &Rule, routes: Vec<Route>, out: &mut Transition| {
+        let table = spare.next().unwrap_or(rule.table);
+        let routes: Vec<Route> = routes.into_iter().map(|route| Route { table, ..route }).collect();
+        let rule = Rule { table, ..*rule };
+        out.before.extend(routes.iter().cloned().map(Step::AddRoute));
+        out.before.push(Step::AddRule(rule));
+        (rule, routes)
+    };
+    let mut parked: Vec<(Rule, Vec<Route>)> = Vec::new();
     for (_, to) in &moved {
-        if is_fresh(to.table) {
-            if !placed(to, out) {
-                out.before.push(Step::AddRule(*to));
-            }
-        } else if let Some(table) = spare.next() {
-            let routes: Vec<Route> =
-                in_table(new, to.table).into_iter().map(|route| Route { table, ..route }).collect();
-            let rule = Rule { table, ..*to };
-            out.before.extend(routes.iter().cloned().map(Step::AddRoute));
-            out.before.push(Step::AddRule(rule));
-            parked.push((rule, routes));
+        match is_fresh(to.table) {
+            true if placed(to, out) => {}
+            true => out.before.push(Step::AddRule(*to)),
+            false => parked.push(park(to, in_table(new, to.table), out)),
         }
     }
+    let evicted = old.rules.iter().filter(|rule| is_evicted(rule));
+    let waiting: Vec<(Rule, Vec<Route>)> =
+        evicted.map(|rule| park(rule, in_table(old, rule.table), out)).collect();
     // 3. Nobody but its later owner looks up a table after this.
-    let leaves_now = |rule: &Rule| moved.iter().any(|(from, _)| from == rule) || is_evicted(rule);
     for rule in old.rules.iter().filter(|rule| leaves_now(rule)) {
         out.before.push(Step::DelRule(*rule));
     }
@@ -137,7 +147,7 @@ fn one_family(old: &Ways, new: &Ways, given: &[Rule], out: &mut Transition) {
             Some(there) => out.before.push(Step::ReplaceRoute { old: there.clone(), new: route.clone() }),
         }
     }
-    // 5. The remaining rules; then the parked marks leave their spare tables.
+    // 5. The remaining rules; then the moved marks leave their spare tables.
     for rule in new.rules.iter().filter(|rule| !old.rules.contains(rule)) {
         if !placed(rule, out) {
             out.before.push(Step::AddRule(*rule));
@@ -155,13 +165,30 @@ fn one_family(old: &Ways, new: &Ways, given: &[Rule], out: &mut Transition) {
             |n: &Rule| n.mask != rule.mask && n.mark & rule.mask == rule.mark && own != Some(n.mark);
         given.iter().any(catches)
     };
+    let left = old.rules.iter().filter(|rule| !kept(rule) && !leaves_now(rule));
     let (now, later): (Vec<&Rule>, Vec<&Rule>) =
-        old.rules.iter().filter(|rule| !kept(rule) && !leaves_now(rule)).partition(is_misled);
+        left.chain(waiting.iter().map(|(rule, _)| rule)).partition(is_misled);
     out.before.extend(now.into_iter().copied().map(Step::DelRule));
     out.after.extend(later.into_iter().copied().map(Step::DelRule));
+    let is_double = |(at, rule): &(usize, &Rule)| kept(rule) && old.rules[..*at].contains(rule);
+    out.after.extend(old.rules.iter().enumerate().filter(is_double).map(|(_, rule)| Step::DelRule(*rule)));
     let is_gone = |route: &&Route| !new.routes.iter().any(|n| n.slot() == route.slot());
     // The unreachable route goes first: the other one still holds.
-    let (last, first): (Vec<&Route>, Vec<&Route>) =
-        old.routes.iter().filter(is_gone).partition(|route| route.next != Next::Unreachable);
+    let (last, first): (Vec<&Route>, Vec<&Route>) = old
+        .routes
+        .iter()
+        .filter(is_gone)
+        .chain(waiting.iter().flat_map(|(_, routes)| routes))
+        .partition(|route| route.next != Next::Unreachable);
     out.after.extend(first.into_iter().chain(last).cloned().map(Step::DelRoute));
+}
+
+/// The rules, of those `wanted`, that have to move behind the others of their priority, one after another, for
+/// the order to be as wanted. The kernel asks rules of one priority in the order in which they were added.
+pub fn misplaced(there: &[Rule], wanted: &[Rule]) -> Vec<Rule> {
+    let like = |rule: &Rule, list: &[Rule]| -> Vec<Rule> {
+        list.iter().filter(|r| (r.family, r.priority) == (rule.family, rule.priority)).copied().collect()
+    };
+    let is_misplaced = |rule: &&Rule| there.contains(rule) && like(rule, there) != like(rule, wanted);
+    wanted.iter().filter(is_misplaced).copied().collect()
 }

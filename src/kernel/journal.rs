@@ -1,0 +1,100 @@
+//! What has been done so far, and how to undo it.
+
+use super::Error;
+use super::sysctl;
+use super::table::{Nftables, Ruleset};
+use super::ways::Routing;
+use crate::plan::transition::{Step, misplaced};
+use crate::plan::ways::{Rule, Ways};
+
+/// One thing to do, with all that undoing it takes.
+pub enum Act {
+    /// A route or a rule.
+    Way(Step),
+    /// Our nftables table, as a whole.
+    Table {
+        /// As it is.
+        from: Ruleset,
+        /// As it shall be; empty: gone.
+        to: Ruleset,
+    },
+    /// A setting.
+    Sysctl {
+        /// Its path under `/proc/sys`.
+        name: String,
+        /// Its value.
+        from: u32,
+        /// Its new value.
+        to: u32,
+    },
+}
+
+/// Both netlink sockets, and what has been done through them.
+pub struct Journal {
+    /// Routes, rules and ports.
+    pub routing: Routing,
+    /// Our nftables table.
+    pub nftables: Nftables,
+    done: Vec<Act>,
+}
+
+impl Journal {
+    /// Opens the sockets.
+    pub fn open() -> Result<Journal, Error> {
+        Ok(Journal { nftables: Nftables::open()?, routing: Routing::open()?, done: Vec::new() })
+    }
+
+    /// Does one thing and remembers it: also when the kernel's answer is lost, since it may be done.
+    pub fn act(&mut self, act: Act) -> Result<(), Error> {
+        let result = match &act {
+            Act::Way(step) => self.routing.take(step),
+            Act::Table { from, to } => self.nftables.replace(from, to),
+            Act::Sysctl { name, to, .. } => sysctl::write(name, *to),
+        };
+        if result.as_ref().err().is_none_or(|error| error.is_lost) {
+            self.done.push(act);
+        }
+        result
+    }
+
+    /// Our table as the last act has left it.
+    pub fn table(&self) -> Option<&Ruleset> {
+        self.done.iter().rev().find_map(|act| match act {
+            Act::Table { to, .. } => Some(to),
+            _ => None,
+        })
+    }
+
+    /// Brings rules of the same priority into this order. A moved rule is doubled first: it is never away.
+    pub fn arrange(&mut self, wanted: &[Rule]) -> Result<(), Error> {
+        let (there, _) = self.routing.rules()?;
+        misplaced(&there, wanted).iter().try_for_each(|rule| self.routing.requeue(rule))
+    }
+
+    /// Undoes everything, the last first, back to `before`. Returns the reason, and what could not be undone.
+    pub fn undo(&mut self, mut reason: Error, before: &Ways) -> Error {
+        let mut failed = |result: Result<(), Error>| {
+            if let Err(error) = result {
+                reason.line = format!("{} (and this could not be undone: {error})", reason.line);
+            }
+        };
+        let mut has_moved = false;
+        while let Some(act) = self.done.pop() {
+            failed(match &act {
+                Act::Way(step) => {
+                    has_moved |= matches!(step, Step::DelRule(_));
+                    self.routing.take_back(step)
+                }
+                // Whatever is there now: after a lost answer nobody knows.
+                Act::Table { from, .. } => {
+                    self.nftables.read().and_then(|there| self.nftables.replace(&there, from))
+                }
+                Act::Sysctl { name, from, .. } => sysctl::write(name, *from),
+            });
+        }
+        if has_moved {
+            failed(self.arrange(&before.rules));
+        }
+        reason
+    }
+}

@@ -1,0 +1,75 @@
+//! What can be refused before anything has been changed.
+
+use super::Error;
+use super::ways::{ForeignRule, Routing};
+use crate::plan::Plan;
+use crate::plan::ways::{Next, Rule, Ways};
+
+/// Refuses to share a routing table, or a rule's place, with another program.
+pub fn check_ownership(
+    plan: &Plan,
+    ours: &Ways,
+    foreign: &[ForeignRule],
+    routing: &mut Routing,
+) -> Result<(), Error> {
+    for other in foreign {
+        let collides = |rule: &&Rule| {
+            let same_place =
+                (rule.priority, rule.mark, rule.mask) == (other.priority, other.mark.0, other.mark.1);
+            rule.family == other.family && (rule.table == other.table || same_place)
+        };
+        if let Some(rule) = plan.ways.rules.iter().find(collides) {
+            return Err(Error::new(format!(
+                "ip -{} rule: another program's rule of priority {} looks up table {}, where the policy has mark {:#x} \
+                 look up table {}; delete that rule, or choose another `table` and `priority`",
+                rule.family.digit(),
+                other.priority,
+                other.table,
+                rule.mark,
+                rule.table
+            )));
+        }
+    }
+    let mut tables: Vec<u32> = plan.ways.routes.iter().map(|route| route.table).collect();
+    tables.dedup();
+    for table in tables.into_iter().filter(|table| !ours.rules.iter().any(|rule| rule.table == *table)) {
+        if routing.has_foreign_routes(table)? {
+            return Err(Error::new(format!(
+                "table {table}: another program has routes in it, see `ip route show table {table}` and \
+                 `ip -6 route show table {table}`; choose another `table`"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Ports that routes name have to be there; without a gateway, with one far end.
+pub fn check_ports(plan: &Plan, routing: &mut Routing) -> Result<(), Error> {
+    for route in &plan.ways.routes {
+        let (device, needs_gateway) = match &route.next {
+            Next::Gateway { device: Some(device), .. } => (device, false),
+            Next::Device(device) => (device, true),
+            _ => continue,
+        };
+        match routing.link(device)? {
+            None => {
+                return Err(Error::new(format!(
+                    "port {device}: it does not exist; correct `device`, or make the port first"
+                )));
+            }
+            Some(link) if !link.is_up => {
+                return Err(Error::new(format!(
+                    "port {device}: it is down, and the kernel takes no route by it; bring it up first"
+                )));
+            }
+            Some(link) if needs_gateway && !link.is_point_to_point => {
+                return Err(Error::new(format!(
+                    "port {device}: it is not point-to-point, so table {} needs a next hop; give its path a gateway",
+                    route.table
+                )));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
