@@ -73,14 +73,11 @@ class Act:
     def typed(self, shown: str) -> str:
         """Runs a command on the host, shows it with what it wrote, and returns that."""
         print(f"{INDENT}# {shown}", flush=True)
-        written = self._run(shown)
+        written = self.quietly(shown)
         show(written)
         return written
 
     def quietly(self, script: str) -> str:
-        return self._run(script)
-
-    def _run(self, script: str) -> str:
         path = f"{self._folder}:{os.environ['PATH']}"
         with self.lab.host.entered():
             done = subprocess.run(
@@ -116,11 +113,11 @@ def act(title: str, folder: Path) -> Iterator[Act]:
 
 
 def counts(tally: Tally) -> None:
+    both = []
     for router in (2, 1):
         asked, answered = tally.requests(router, "tcp", IPV4), tally.replies(router, "tcp", IPV4)
-        end = ";   " if router == 2 else "\n"
-        indent = INDENT if router == 2 else ""
-        print(f"{indent}router {router}: {asked.packets:3} in, {answered.packets:3} out", end=end, flush=True)
+        both.append(f"router {router}: {asked.packets:3} in, {answered.packets:3} out")
+    print(f"{INDENT}{';   '.join(both)}", flush=True)
 
 
 def replies(tally: Tally) -> tuple[int, int]:
