@@ -53,7 +53,7 @@ pub fn apply(policy: &Policy) -> Result<Outcome, Error> {
             }
             flush_route_cache();
             for Change { name, from, to } in &needs.changes {
-                log::info!("/proc/sys/{name}: {from} → {to}; `returnpath remove` puts it back");
+                log::info!("{name}: {from} → {to}, until `remove`");
             }
             Outcome::Changed
         }

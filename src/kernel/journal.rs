@@ -73,6 +73,10 @@ impl Journal {
 
     /// Undoes everything, the last first, back to `before`. Returns the reason, and what could not be undone.
     pub fn undo(&mut self, mut reason: Error, before: &Ways) -> Error {
+        // Answers that were lost may still come in, and a dump that was not read to its end blocks the next one.
+        if let (true, Ok(routing), Ok(nftables)) = (reason.is_lost, Routing::open(), Nftables::open()) {
+            (self.routing, self.nftables) = (routing, nftables);
+        }
         let mut failed = |result: Result<(), Error>| {
             if let Err(error) = result {
                 reason.line = format!("{} (and this could not be undone: {error})", reason.line);
