@@ -52,6 +52,7 @@ pub fn apply(policy: &Policy) -> Result<Outcome, Error> {
                 return Err(journal.undo(error, &before.ways));
             }
             flush_route_cache();
+            warn_of_new_marks(&before.table, &target.table);
             for Change { name, from, to } in &needs.changes {
                 log::info!("{name}: {from} → {to}, until `remove`");
             }
@@ -221,6 +222,19 @@ fn put_back(journal: &mut Journal, settings: &[Setting]) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// The mark is all that a connection remembers of its path. With another one it is forgotten.
+fn warn_of_new_marks(before: &Ruleset, after: &Ruleset) {
+    let after = after.marks();
+    for (old, chain) in before.marks() {
+        if let Some((new, _)) = after.iter().find(|(new, other)| *other == chain && *new != old) {
+            let path = chain.trim_start_matches("mark_");
+            log::warn!(
+                "path {path}: its mark was {old:#x} and is {new:#x}; its open connections are forgotten"
+            );
+        }
+    }
 }
 
 /// Drops the routes that open sockets remember. Linux has had no IPv4 route cache since 3.6, but sockets keep

@@ -5,7 +5,7 @@
 
 use super::netlink::{Message, NESTED, Refusal, Socket, attributes, flagged_attributes, put, text};
 use super::{Error, refused};
-use crate::plan::nft::{OWNER, SYSCTLS, TABLE};
+use crate::plan::nft::{MARKS, OWNER, SYSCTLS, TABLE};
 use std::collections::{BTreeMap, BTreeSet};
 
 const SUBSYSTEM: u16 = (libc::NFNL_SUBSYS_NFTABLES as u16) << 8;
@@ -58,6 +58,17 @@ impl Ruleset {
     /// The comments in the chain that remembers sysctls.
     pub fn record(&self) -> impl Iterator<Item = &str> {
         self.0.iter().filter(|m| is_record(m)).filter_map(|m| find(m, RULE_USERDATA).and_then(comment))
+    }
+
+    /// The marks that it gives, each with the chain that sets it.
+    pub fn marks(&self) -> Vec<(u32, &str)> {
+        let messages: Vec<&Message> =
+            self.0.iter().filter(|m| m.kind == NEWSETELEM && name(m) == MARKS).collect();
+        let mark = |key: &[u8]| key.try_into().ok().map(u32::from_ne_bytes);
+        elements(&messages)
+            .into_iter()
+            .filter_map(|(key, chain, _)| Some((mark(key)?, text(chain))))
+            .collect()
     }
 
     /// This table with the record of another in place of its own.

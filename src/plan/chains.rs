@@ -13,8 +13,8 @@
 //! Whether a connection is for this host is asked once (`fib`, slow) and remembered as a conntrack label.
 
 use super::nft::{
-    Base, Chain, Direction, Elements, FWMARK_ACCEPT, Key, LABEL_LOCAL, LABEL_OUTWARD, Rule, SYSCTLS, Set,
-    State, Statement, Table,
+    Base, Chain, Direction, Elements, FWMARK_ACCEPT, Key, LABEL_LOCAL, LABEL_OUTWARD, MARKS, Rule, SYSCTLS,
+    Set, State, Statement, Table,
 };
 use super::ways::Family;
 use crate::policy::{Network, Path, Policy, PortRange, Scope, Service};
@@ -36,7 +36,7 @@ impl Table {
         table.sets.extend(locals.iter().map(|(_, set)| set.clone()));
         table.sets.extend(arrivals.iter().map(|(_, set)| set.clone()));
         table.sets.push(Set {
-            name: "marks".into(),
+            name: MARKS.into(),
             elements: Elements::Marks(sorted(
                 policy.paths.iter().map(|path| (path.mark, format!("mark_{}", path.name))),
             )),
@@ -154,7 +154,7 @@ impl Table {
 
     fn shared_chains(&mut self, mask: u32, locals: &[(Family, Set)], arrivals: &[(Key, Set)]) {
         use Statement::*;
-        let mark_it = || Dispatch(Key::CtMark(mask), "marks".into());
+        let mark_it = || Dispatch(Key::CtMark(mask), MARKS.into());
         let errors = || [ICMP, ICMPV6].map(|protocol| vec![L4Proto(protocol), Return]);
 
         // Connections that a helper announced (FTP data). An error about one is not its first packet.

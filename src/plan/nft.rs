@@ -10,6 +10,8 @@ pub const TABLE: &str = "returnpath";
 pub const OWNER: &str = "managed by returnpath";
 /// The chain that remembers sysctl values from before. Nothing leads to it.
 pub const SYSCTLS: &str = "sysctls";
+/// The map from a mark to the chain that sets it.
+pub const MARKS: &str = "marks";
 /// The setting by which an accepted socket takes the mark of its first packet.
 pub const FWMARK_ACCEPT: &str = "net/ipv4/tcp_fwmark_accept";
 /// Conntrack label: this host is the connection's end that the router talks to.

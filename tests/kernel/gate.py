@@ -80,6 +80,10 @@ class Call:
             found += self.memory(address + page, 4096)
         return found.split(b"\0", 1)[0].decode(errors="replace")
 
+    def path(self) -> str:
+        """What an opening call opens."""
+        return self.text(self.args[0] if self.name == "open" else self.args[1])
+
     def data(self) -> bytes:
         """What a sending call sends."""
         if self.name == "sendto":
@@ -216,8 +220,8 @@ def messages(data: bytes) -> list[tuple[int, bytes]]:
 def changes(call: Call) -> bool:
     """Whether a system call asks the kernel to change something: a netlink message, or a file below /proc/sys."""
     if call.name in ("open", "openat"):
-        path, flags = (call.args[0], call.args[1]) if call.name == "open" else (call.args[1], call.args[2])
-        return bool(flags & (os.O_WRONLY | os.O_RDWR)) and call.text(path).startswith("/proc/sys/")
+        flags = call.args[1] if call.name == "open" else call.args[2]
+        return bool(flags & (os.O_WRONLY | os.O_RDWR)) and call.path().startswith("/proc/sys/")
     if call.name not in ("sendto", "sendmsg"):
         return False
     return any(is_change(kind) for kind, _ in messages(call.data()))
