@@ -19,7 +19,7 @@ pub const NESTED: u16 = 0x8000;
 const NLA_FLAGS: u16 = 0xc000;
 
 /// A netlink message without its header.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Message {
     /// `nlmsg_type`.
     pub kind: u16,

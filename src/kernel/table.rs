@@ -248,12 +248,15 @@ impl Nftables {
             .map_err(|refusal| no("cannot read it", &refusal))
     }
 
-    /// Replaces `from`, which is there, by `to`, in one transaction.
+    /// Replaces `from`, which is there, by `to`, in one transaction. Where all of `from` stays, the rest is added:
+    /// deleting costs a grace period of the kernel's.
     pub fn replace(&mut self, from: &Ruleset, to: &Ruleset) -> Result<(), Error> {
-        let mut payload = header();
-        put(&mut payload, OBJECT_TABLE, &[TABLE.as_bytes(), &[0]].concat());
-        let delete = (!from.is_empty()).then_some(Message { kind: DELTABLE, flags: 0, payload });
-        let messages: Vec<Message> = delete.into_iter().chain(to.0.iter().cloned()).collect();
+        let (before, after): (BTreeSet<&Message>, BTreeSet<&Message>) =
+            (from.0.iter().collect(), to.0.iter().collect());
+        let messages: Vec<Message> = match before.is_subset(&after) {
+            true => to.0.iter().filter(|message| !before.contains(message)).cloned().collect(),
+            false => [delete()].into_iter().chain(to.0.iter().cloned()).collect(),
+        };
         if messages.is_empty() {
             return Ok(());
         }
@@ -263,6 +266,13 @@ impl Nftables {
             no(&what, &refusal)
         })
     }
+}
+
+/// The message that deletes our table, with all that is in it.
+fn delete() -> Message {
+    let mut payload = header();
+    put(&mut payload, OBJECT_TABLE, &[TABLE.as_bytes(), &[0]].concat());
+    Message { kind: DELTABLE, flags: 0, payload }
 }
 
 const NEEDS: &str = "the kernel needs CONFIG_NF_TABLES, NF_TABLES_INET, NFT_CT, NFT_FIB_INET, NFT_LOG, NFT_LIMIT and NF_CONNTRACK_LABELS";
