@@ -124,7 +124,7 @@ pub fn expressions(statement: &Statement) -> Vec<Expr> {
         Statement::SourceElsewhere => {
             vec![
                 fib(FIB_RESULT_OIF, FIB_F_SADDR | FIB_F_IIF | FIB_F_PRESENT),
-                compare(libc::NFT_CMP_EQ, &[0]),
+                compare(libc::NFT_CMP_EQ, &[0; 4]), // the whole register, as nft does
             ]
         }
         Statement::CtServiceIn(set) => {

@@ -35,10 +35,10 @@ fn replace(text: &str) -> io::Result<()> {
 
 /// Deletes the file, if it is there.
 pub fn remove() {
-    match fs::remove_file(FILE) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            log::warn!("{FILE}: {error}; delete it by hand")
-        }
-        _ => {}
+    if !Path::new(FILE).exists() {
+        return; // asked first: on a read-only file system unlink finds that out first, and complains
+    }
+    if let Err(error) = fs::remove_file(FILE) {
+        log::warn!("{FILE}: {error}; delete it by hand");
     }
 }

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import machine
 from machine import Machine, Programs, difference, snapshot
 
 CASES: dict[str, Callable[[Bench], None]] = {}
@@ -127,6 +126,3 @@ table ip6 raw {
 }
 """,
     )  # fmt: skip
-
-
-__all__ = ["CASES", "Bench", "Failed", "case", "machine", "require", "same", "snapshot", "unchanged"]

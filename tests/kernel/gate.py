@@ -115,9 +115,7 @@ class Done:
     calls: list[Call] = field(default_factory=list)
 
 
-def run(
-    args: list[str], calls: list[str], judge: Callable[[Call], Refuse | Kill | None], seconds: float = 30
-) -> Done:
+def run(args: list[str], calls: list[str], judge: Callable[[Call], Refuse | Kill | None], seconds: float = 30) -> Done:
     """Runs a program; `judge` is asked before each of `calls`, and None lets it happen."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         told, tell = os.pipe()

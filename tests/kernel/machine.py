@@ -37,9 +37,7 @@ def setns(descriptor: int, kind: int) -> None:
 
 def finish(args: list[str] | tuple[str, ...], stdin: str | None = None) -> subprocess.CompletedProcess[str]:
     """Runs a command to its end, whatever that is."""
-    return subprocess.run(
-        args, input=stdin, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False
-    )
+    return subprocess.run(args, input=stdin, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False)
 
 
 def command(*args: str, stdin: str | None = None) -> str:
@@ -231,13 +229,20 @@ def sysctls() -> dict[str, str]:
 IP_LISTS = "rule show\nroute show table all\n"
 
 
+def kernel_routes_last(listed: str) -> str:
+    """The kernel's own IPv6 routes come as ports get their carrier, in no certain order."""
+    lines = listed.splitlines()
+    own = [line for line in lines if " proto kernel " in line and not line[0].isdigit()]
+    return "\n".join([line for line in lines if line not in own] + sorted(own))
+
+
 def snapshot(machine: Machine, with_sysctls: bool = True, json: bool = False) -> dict[str, str]:
     """All that returnpath could have changed, as text, by the name of the command that shows it."""
     with machine.inside(mounts=False):
         state = {
             "ip -d rule; ip -d route show table all": command("ip", "-4", "-d", "-batch", "-", stdin=IP_LISTS),
-            "ip -6 -d rule; ip -6 -d route show table all": command(
-                "ip", "-6", "-d", "-batch", "-", stdin=IP_LISTS
+            "ip -6 -d rule; ip -6 -d route show table all": kernel_routes_last(
+                command("ip", "-6", "-d", "-batch", "-", stdin=IP_LISTS)
             ),
             "nft list ruleset": command("nft", "list", "ruleset"),
         }
@@ -288,9 +293,13 @@ class Programs:
         return [self.firmware, "remove"]
 
 
-def missing_tools() -> list[str]:
+def missing_packages() -> list[str]:
     packages = {
-        "ip": "iproute2", "nft": "nftables", "strace": "strace", "setpriv": "util-linux", "mount": "mount",
-        "sysctl": "procps", "sh": "dash",
-    }  # fmt: skip
-    return sorted({package for tool, package in packages.items() if not shutil.which(tool)} - {"strace"})
+        "ip": "iproute2",
+        "mount": "mount",
+        "nft": "nftables",
+        "setpriv": "util-linux",
+        "sh": "dash",
+        "sysctl": "procps",
+    }
+    return sorted({package for tool, package in packages.items() if not shutil.which(tool)})

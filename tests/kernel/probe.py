@@ -57,7 +57,9 @@ class Ways(dict[tuple[int, int], str]):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.marks: set[int] = set()
-        for path in tomllib.loads(text).get("paths", {}).values():
+        policy = tomllib.loads(text)
+        self.mask: int = policy.get("mark_mask", 0xFF)
+        for path in policy.get("paths", {}).values():
             self.marks.add(path["mark"])
             for gateway in path.get("gateways", ()):
                 if ":" in gateway:

@@ -84,9 +84,7 @@ class Layout:
         return replace(self.path(), gateways=(self.inside.host(2).ipv4, link_local))
 
     def second_path(self) -> PolicyPath:
-        return PolicyPath(
-            "router3", 0x3, 201, 1001, ports.LISTED, tuple(LAN.host(3)), (MACS[3],), device="eth0"
-        )
+        return PolicyPath("router3", 0x3, 201, 1001, ports.LISTED, tuple(LAN.host(3)), (MACS[3],), device="eth0")
 
     def policy(self, *more: PolicyPath, first: PolicyPath | None = None) -> Policy:
         local = (*LAN.network, *BRANCH_NETWORK)
@@ -197,9 +195,7 @@ def _router_tables(number: int, inner: str, service: Dual) -> str:
             protocols = zip(("tcp", "udp", family.icmp), PROTOCOLS, strict=True)
             chosen = ", ".join(f'{protocol} : "{way}_{name}{family.version}"' for protocol, name in protocols)
             clients = f"{{ {CLIENT[family]}, {BRANCH[family]} }}"
-            lines.append(
-                f"{match} {family.nft} {side} {clients} counter name meta l4proto map {{ {chosen} }}"
-            )
+            lines.append(f"{match} {family.nft} {side} {clients} counter name meta l4proto map {{ {chosen} }}")
         return "\n        ".join(lines)
 
     return f"""
@@ -365,10 +361,7 @@ class Lab:
             *defaults(OUTSIDE.host(WORLD)),
         )
         lines = ["link set client0 up", *OUTSIDE.assign(WORLD, "client0")]
-        lines += [
-            f"route add {address} via {CLIENT[family]}"
-            for address, family in zip(BRANCH, FAMILIES, strict=True)
-        ]
+        lines += [f"route add {address} via {CLIENT[family]}" for address, family in zip(BRANCH, FAMILIES, strict=True)]
         for number in ROUTERS:
             lines += [f"link set r{number} up", *UPLINKS[number].assign(WORLD, f"r{number}")]
             router = UPLINKS[number].host(number)
@@ -411,8 +404,7 @@ class Lab:
             lines += ["link set eth1 up", *SECOND_LAN.assign(HOST, "eth1")]
         if layout.tunnel:
             lines += [
-                f"route add {network} via {via}"
-                for network, via in zip(UNDERLAY.network, LAN.host(1), strict=True)
+                f"route add {network} via {via}" for network, via in zip(UNDERLAY.network, LAN.host(1), strict=True)
             ]
         self.host.ip(*lines, *defaults(LAN.host(1)))
         self.host.nft(_host_tables(layout))

@@ -808,9 +808,7 @@ def foreign_bits_do_not_spread(lab: Lab, family: Family) -> None:
     for router in (2, 1):
         found = _with_foreign_bits(lab, family, router)
         if found["out_spread"]:
-            raise AssertionError(
-                f"through router {router}, incoming packets' bits are on outgoing ones: {found}"
-            )
+            raise AssertionError(f"through router {router}, incoming packets' bits are on outgoing ones: {found}")
 
 
 @case("second-path", AS_IT_WAS)

@@ -20,9 +20,7 @@ class CommandFailed(Exception):
 
 def command(*args: str, stdin: str | None = None) -> str:
     """Runs a command in the namespace of the calling thread and returns its standard output."""
-    done = subprocess.run(
-        args, input=stdin, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False
-    )
+    done = subprocess.run(args, input=stdin, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False)
     if done.returncode:
         said = (done.stderr or done.stdout).strip()
         raise CommandFailed(f"{' '.join(args[:4])}: exit {done.returncode}: {said}")

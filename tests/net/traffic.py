@@ -110,9 +110,7 @@ class Server:
             raise self._failure
 
 
-def listen(
-    namespace: Namespace, family: Family, port: int, kind: int, bound: str | None = None
-) -> socket.socket:
+def listen(namespace: Namespace, family: Family, port: int, kind: int, bound: str | None = None) -> socket.socket:
     with namespace.entered():
         listening = socket.socket(family.socket, kind)
     listening.settimeout(SECONDS)
