@@ -194,6 +194,8 @@ impl Table {
             name: "prerouting".into(),
             base: Some(Base::Prerouting),
             rules: vec![
+                // A packet that comes out of a tunnel still has the mark of the one that carried it.
+                vec![MetaMarkSet(mask), SetMetaMark { mask, mark: 0 }],
                 vec![CtMarkSet(mask), Goto("marked".into())],
                 vec![CtState(State::New), Jump("arriving".into())],
             ],

@@ -668,6 +668,30 @@ def _branch(lab: Lab, family: Family, router: int) -> None:
         raise AssertionError(f"the local source did not come in through router 2; {tally}")
 
 
+@case("inside-a-tunnel", AS_IT_WAS, ("lan",))
+def inside_a_tunnel(lab: Lab, family: Family) -> None:
+    """A VXLAN of the host's own comes through router 2: what it carries is none of the path's."""
+    lab.apply(lab.layout.policy(first=replace(lab.layout.path(), services=())))
+    inner = {lab.client: "10.77.0.1", lab.host: "10.77.0.2"}
+    ends = {lab.client: (CLIENT, PUBLIC[2]), lab.host: (LAN.host(HOST), CLIENT)}
+    for namespace, (local, remote) in ends.items():
+        way = f"local {local[family]} remote {remote[family]}"
+        # One source port, so that both ways are one connection, as with most other tunnels.
+        namespace.ip(
+            f"link add inner type vxlan id 5 {way} dstport 4789 srcport 4789 4790",
+            "link set inner addrgenmode none",  # lest the host speak first, through router 1
+            f"address add {inner[namespace]}/24 dev inner",
+            "link set inner up",
+        )
+    ipv4 = FAMILIES[0]
+    call = Endpoint(lab.client, ipv4, inner[lab.client], inner[lab.host], ports.WEB)
+    with (
+        traffic.tcp_server(lab.host, ipv4, ports.WEB),
+        returned(lab, family, "udp", EXCHANGES + 2, MEGABYTE),
+    ):
+        traffic.converse(call)
+
+
 @case("not-listed", AS_IT_WAS, ("lan", "gateway", "tunnel"))
 def not_listed(lab: Lab, family: Family) -> None:
     """Answers to what is not listed still leave by the default gateway, wrong as that is for them."""
