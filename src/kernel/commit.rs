@@ -40,7 +40,7 @@ pub fn apply(policy: &Policy) -> Result<Outcome, Error> {
     let mut journal = Journal::open()?;
     let (before, foreign) = observe(&mut journal)?;
     let plan = plan(policy, &mut journal.routing)?;
-    preflight::check_ownership(&plan, &before.ways, &foreign, &mut journal.routing)?;
+    preflight::check_ownership(&plan, &foreign, &mut journal.routing)?;
     preflight::check_ports(&plan, &mut journal.routing)?;
 
     let needs = Needs::new(&plan, recorded(&before.table), &mut journal.routing)?;
@@ -91,7 +91,7 @@ pub fn remove() -> Result<Outcome, Error> {
 /// As [`apply`], where the kernel can not be read.
 pub fn differences(policy: &Policy) -> Result<Vec<String>, Error> {
     let mut journal = Journal::open()?;
-    let (there, _) = observe(&mut journal)?;
+    let (there, foreign) = observe(&mut journal)?;
     let plan = plan(policy, &mut journal.routing)?;
     let needs = Needs::new(&plan, recorded(&there.table), &mut journal.routing)?;
     let target = State { ways: plan.ways.clone(), table: with_record(&plan, &needs.record) };
@@ -106,7 +106,9 @@ pub fn differences(policy: &Policy) -> Result<Vec<String>, Error> {
     let table = target.table.difference(&there.table).map(|line| format!("table inet returnpath: {line}"));
     let settings =
         needs.changes.iter().map(|c| format!("/proc/sys/{}: is {}, should be {}", c.name, c.from, c.to));
-    Ok(steps.chain(table).chain(settings).collect())
+    let shared =
+        preflight::check_ownership(&plan, &foreign, &mut journal.routing).err().map(|e| e.to_string());
+    Ok(steps.chain(table).chain(settings).chain(shared).collect())
 }
 
 impl State {

@@ -1,41 +1,40 @@
 //! One returnpath at a time in a network namespace.
 
 use super::Error;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::thread::sleep;
 use std::time::Duration;
 
-/// Held while it lives; the kernel lets go of it when the process ends, however that is.
+/// Held while it lives; the kernel lets go of it when the process ends, however that is. `None` inside: there is
+/// nothing to lock, and no reason to leave the gateway without a policy.
 pub struct Lock {
-    _socket: UnixDatagram,
+    _file: Option<File>,
 }
 
-/// An abstract socket address: it belongs to the network namespace, as all that we change does, and needs no disk.
-const NAME: &[u8] = b"returnpath";
+/// Each network namespace has its own, only root can open it, and it needs no disk.
+const FILE: &str = "/proc/sys/net/ipv4/route/flush";
 
 impl Lock {
     /// Waits for up to 10 seconds.
     pub fn take() -> Result<Lock, Error> {
+        let file = match OpenOptions::new().write(true).open(FILE) {
+            Ok(file) => file,
+            Err(error) => {
+                log::warn!(
+                    "lock: {FILE}: {error}; nothing keeps a second returnpath from running at the same time"
+                );
+                return Ok(Lock { _file: None });
+            }
+        };
         for _ in 0..1000 {
-            match SocketAddr::from_abstract_name(NAME).and_then(|name| UnixDatagram::bind_addr(&name)) {
-                Ok(socket) => return Ok(Lock { _socket: socket }),
-                Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) => {
-                    sleep(Duration::from_millis(10))
-                }
-                Err(error) => {
-                    // Without Unix sockets there is no lock, and no reason to leave the gateway without a policy.
-                    log::warn!(
-                        "lock: {error}; nothing keeps a second returnpath from running at the same time"
-                    );
-                    return Ok(Lock {
-                        _socket: UnixDatagram::unbound().map_err(|e| Error::new(format!("lock: {e}")))?,
-                    });
-                }
+            match file.try_lock() {
+                Ok(()) => return Ok(Lock { _file: Some(file) }),
+                Err(TryLockError::WouldBlock) => sleep(Duration::from_millis(10)),
+                Err(TryLockError::Error(error)) => return Err(Error::new(format!("lock: {FILE}: {error}"))),
             }
         }
-        Err(Error::new(
-            "another returnpath is at work for 10 seconds already; see `ss -xap src @returnpath`".into(),
-        ))
+        Err(Error::new(format!(
+            "another returnpath is at work for 10 seconds already; see `fuser -v {FILE}`"
+        )))
     }
 }

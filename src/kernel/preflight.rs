@@ -3,15 +3,10 @@
 use super::Error;
 use super::ways::{ForeignRule, Routing};
 use crate::plan::Plan;
-use crate::plan::ways::{Next, Rule, Ways};
+use crate::plan::ways::{Next, Rule};
 
 /// Refuses to share a routing table, or a rule's place, with another program.
-pub fn check_ownership(
-    plan: &Plan,
-    ours: &Ways,
-    foreign: &[ForeignRule],
-    routing: &mut Routing,
-) -> Result<(), Error> {
+pub fn check_ownership(plan: &Plan, foreign: &[ForeignRule], routing: &mut Routing) -> Result<(), Error> {
     for other in foreign {
         let collides = |rule: &&Rule| {
             let same_place =
@@ -32,7 +27,7 @@ pub fn check_ownership(
     }
     let mut tables: Vec<u32> = plan.ways.routes.iter().map(|route| route.table).collect();
     tables.dedup();
-    for table in tables.into_iter().filter(|table| !ours.rules.iter().any(|rule| rule.table == *table)) {
+    for table in tables {
         if routing.has_foreign_routes(table)? {
             return Err(Error::new(format!(
                 "table {table}: another program has routes in it, see `ip route show table {table}` and \

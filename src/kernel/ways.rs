@@ -27,15 +27,20 @@ const NLM_F_CREATE: u16 = 0x400;
 const SEE_LOG: &str = "see the kernel log";
 
 const IFLA_IFNAME: u16 = 3;
-const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
+const RTA_PRIORITY: u16 = 6;
+const RTA_METRICS: u16 = 8;
 const RTA_TABLE: u16 = 15;
+/// The metric of an IPv6 route that is given none (`linux/ipv6_route.h`).
+const IP6_RT_PRIO_USER: u32 = 1024;
 const RTNH_F_ONLINK: u8 = 4;
 const RTN_UNICAST: u8 = 1;
 const RTN_UNREACHABLE: u8 = 7;
+const FIB_RULE_INVERT: u32 = 2;
 const FRA_PRIORITY: u16 = 6;
 const FRA_FWMARK: u16 = 10;
+const FRA_SUPPRESS_PREFIXLEN: u16 = 14;
 const FRA_TABLE: u16 = 15;
 const FRA_FWMASK: u16 = 16;
 const FRA_PROTOCOL: u16 = 21;
@@ -174,17 +179,18 @@ impl Routing {
         Ok(routes)
     }
 
-    /// Whether a table has routes of others.
+    /// Whether a table has routes that are not exactly what we make.
     pub fn has_foreign_routes(&mut self, table: u32) -> Result<bool, Error> {
         for family in Family::BOTH {
             let mut payload = vec![0; 12];
             payload[0] = number(family);
             put(&mut payload, RTA_TABLE, &table.to_ne_bytes());
-            let in_table = |m: &[u8]| {
-                m.get(12..).and_then(|a| find(a, RTA_TABLE)).and_then(|t| u32_at(t, 0)) == Some(table)
-            };
-            if self.dump_routes(family, payload)?.iter().any(|m| in_table(m) && m.get(5) != Some(&PROTOCOL)) {
-                return Ok(true);
+            for message in self.dump_routes(family, payload)? {
+                let is_in_it = find(message.get(12..).unwrap_or(&[]), RTA_TABLE).and_then(|t| u32_at(t, 0))
+                    == Some(table);
+                if is_in_it && self.parse_route(family, &message)?.is_none() {
+                    return Ok(true);
+                }
             }
         }
         Ok(false)
@@ -266,14 +272,25 @@ impl Routing {
         })
     }
 
+    /// A route is one of ours only if it is exactly what we make, by metric and all.
     fn parse_route(&mut self, family: Family, message: &[u8]) -> Result<Option<Route>, Error> {
-        let Some(rest) = message.get(12..) else { return Ok(None) };
-        let (destination_length, kind, flags) = (message[1], message[7], message[8]);
-        let Some(table) = find(rest, RTA_TABLE).and_then(|t| u32_at(t, 0)) else { return Ok(None) };
-        if destination_length != 0 || find(rest, RTA_DST).is_some() {
-            return Ok(None); // not one of ours, whatever its protocol says
+        let (Some(&[_, length, _, tos, _, protocol, _, kind, flags]), Some(rest)) =
+            (message.first_chunk(), message.get(12..))
+        else {
+            return Ok(None);
+        };
+        let number = |kind| find(rest, kind).and_then(|value| u32_at(value, 0));
+        let Some(table) = number(RTA_TABLE) else { return Ok(None) };
+        let is_plain = (protocol, length, tos) == (PROTOCOL, 0, 0) && find(rest, RTA_METRICS).is_none();
+        let is_ours_by_metric = match (kind, family) {
+            (RTN_UNREACHABLE, _) => number(RTA_PRIORITY) == Some(LAST_METRIC),
+            (_, Family::V4) => number(RTA_PRIORITY).is_none(),
+            (_, Family::V6) => number(RTA_PRIORITY) == Some(IP6_RT_PRIO_USER),
+        };
+        if !is_plain || !is_ours_by_metric {
+            return Ok(None);
         }
-        let device = match find(rest, RTA_OIF).and_then(|oif| u32_at(oif, 0)) {
+        let device = match number(RTA_OIF) {
             Some(index) if kind == RTN_UNICAST => self.link_at(index)?.map(|link| link.name),
             _ => None,
         };
@@ -327,13 +344,25 @@ enum Found {
     Foreign(ForeignRule),
 }
 
+/// A rule is one of ours only if it is exactly what we make: with a selector more it is another rule.
 fn parse_rule(family: Family, message: &[u8]) -> Option<Found> {
-    let (action, rest) = (*message.get(7)?, message.get(12..)?);
+    let (lengths_and_tos, action, rest) = (message.get(1..4)?, *message.get(7)?, message.get(12..)?);
+    let is_inverted = u32_at(message, 8)? & FIB_RULE_INVERT != 0;
     let number = |kind| find(rest, kind).and_then(|value| u32_at(value, 0));
     let (priority, table) = (number(FRA_PRIORITY).unwrap_or(0), number(FRA_TABLE).unwrap_or(0));
     let (mark, mask) = (number(FRA_FWMARK).unwrap_or(0), number(FRA_FWMASK).unwrap_or(0));
-    let is_ours = find(rest, FRA_PROTOCOL).is_some_and(|protocol| protocol == [PROTOCOL]);
-    Some(match is_ours && action == FR_ACT_TO_TBL {
+    let is_plain = |(kind, value): (u16, &[u8])| match kind {
+        FRA_PRIORITY | FRA_FWMARK | FRA_FWMASK | FRA_TABLE => true,
+        FRA_PROTOCOL => value == [PROTOCOL],
+        FRA_SUPPRESS_PREFIXLEN => u32_at(value, 0) == Some(u32::MAX), // dumped where there is none
+        _ => false,
+    };
+    let is_ours = action == FR_ACT_TO_TBL
+        && !is_inverted
+        && lengths_and_tos == [0; 3]
+        && find(rest, FRA_PROTOCOL).is_some()
+        && attributes(rest).all(is_plain);
+    Some(match is_ours {
         true => Found::Ours(Rule { family, priority, mark, mask, table }),
         false => Found::Foreign(ForeignRule { family, priority, mark: (mark, mask), table }),
     })

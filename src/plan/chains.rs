@@ -13,8 +13,8 @@
 //! Whether a connection is for this host is asked once (`fib`, slow) and remembered as a conntrack label.
 
 use super::nft::{
-    Base, Chain, Direction, Elements, FWMARK_ACCEPT, Key, LABEL_LOCAL, LABEL_OUTWARD, MARKS, Rule, SYSCTLS,
-    Set, State, Statement, Table,
+    Base, Chain, Direction, Elements, FWMARK_ACCEPT, FWMARK_REFLECT4, FWMARK_REFLECT6, Key, LABEL_LOCAL,
+    LABEL_OUTWARD, MARKS, Rule, SYSCTLS, Set, State, Statement, Table,
 };
 use super::ways::Family;
 use crate::policy::{Network, Path, Policy, PortRange, Scope, Service};
@@ -64,8 +64,8 @@ impl Table {
     pub fn with_record(mut self, mask: u32, record: &[(String, u32)]) -> Table {
         for (name, before) in record {
             self.add_rule(SYSCTLS, vec![Statement::Remember(format!("{name}={before}"))]);
-            if name == FWMARK_ACCEPT && mask != u32::MAX {
-                self.add_rule("input", forget_foreign_bits(mask));
+            if let Some(rule) = forget_foreign_bits(name, mask) {
+                self.add_rule("input", rule);
             }
             if let Some(port) =
                 name.strip_prefix("net/ipv4/conf/").and_then(|rest| rest.strip_suffix("/rp_filter"))
@@ -237,9 +237,16 @@ impl Table {
 }
 
 /// With `tcp_fwmark_accept` and `fwmark_reflect` an answer inherits the whole mark of what it answers. Only our
-/// bits shall be inherited, as others' were not before; so they end where the packet does.
-pub fn forget_foreign_bits(mask: u32) -> Rule {
-    vec![Statement::MetaMarkSet(!mask), Statement::SetMetaMark { mask: !mask, mark: 0 }]
+/// bits shall be inherited, as others' were not before; so for what is answered they end where the packet does.
+pub fn forget_foreign_bits(setting: &str, mask: u32) -> Option<Rule> {
+    let protocol = match setting {
+        FWMARK_ACCEPT => TCP,
+        FWMARK_REFLECT4 => ICMP,
+        FWMARK_REFLECT6 => ICMPV6,
+        _ => return None,
+    };
+    let forget = [Statement::MetaMarkSet(!mask), Statement::SetMetaMark { mask: !mask, mark: 0 }];
+    (mask != u32::MAX).then(|| [Statement::L4Proto(protocol)].into_iter().chain(forget).collect())
 }
 
 /// The strict reverse-path filter of a port where it had to be loosened, for all that is not of a path.

@@ -113,8 +113,8 @@ fn sysctls(policy: &Policy) -> Vec<Sysctl> {
     let mut list = Vec::new();
     let namespace = [
         (here4 || here6, nft::FWMARK_ACCEPT), // also read for IPv6: inet_request_mark(), include/net/inet_sock.h
-        (here4, "net/ipv4/fwmark_reflect"),
-        (here6, "net/ipv6/fwmark_reflect"),
+        (here4, nft::FWMARK_REFLECT4),
+        (here6, nft::FWMARK_REFLECT6),
     ];
     list.extend(namespace.into_iter().filter_map(|(needed, name)| needed.then_some(Sysctl::Namespace(name))));
     for path in policy.paths.iter().filter(|path| path.has_v4()) {

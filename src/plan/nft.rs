@@ -14,6 +14,10 @@ pub const SYSCTLS: &str = "sysctls";
 pub const MARKS: &str = "marks";
 /// The setting by which an accepted socket takes the mark of its first packet.
 pub const FWMARK_ACCEPT: &str = "net/ipv4/tcp_fwmark_accept";
+/// The settings by which a reset, an echo reply or an error takes the mark of the packet that it answers.
+pub const FWMARK_REFLECT4: &str = "net/ipv4/fwmark_reflect";
+/// The same for IPv6.
+pub const FWMARK_REFLECT6: &str = "net/ipv6/fwmark_reflect";
 /// Conntrack label: this host is the connection's end that the router talks to.
 pub const LABEL_LOCAL: u8 = 82;
 /// Conntrack label: opened from inside on behalf of a connection that came in through a router (active FTP

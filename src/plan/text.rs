@@ -4,9 +4,7 @@
 //! leaves it in; a test compares the two.
 
 use super::chains::{forget_foreign_bits, strict_source};
-use super::nft::{
-    Base, Chain, Direction, Elements, FWMARK_ACCEPT, Key, OWNER, Set, State, Statement, TABLE, Table,
-};
+use super::nft::{Base, Chain, Direction, Elements, Key, OWNER, Set, State, Statement, TABLE, Table};
 use super::ways::{Family, LAST_METRIC, Next, PROTOCOL, Route, Rule};
 use super::{Plan, Port, Sysctl};
 use crate::policy::{Mac, Network, PortRange};
@@ -58,11 +56,13 @@ impl Plan {
                 }
             };
             match sysctl {
-                Sysctl::Namespace(FWMARK_ACCEPT) if self.mark_mask != u32::MAX => {
-                    let rule = RuleText(&forget_foreign_bits(self.mark_mask)).to_string();
-                    writeln!(f, "need {FWMARK_ACCEPT} 1 && nft add rule inet {TABLE} input '{rule}'")?;
+                Sysctl::Namespace(name) => {
+                    write!(f, "need {name} 1")?;
+                    if let Some(rule) = forget_foreign_bits(name, self.mark_mask) {
+                        write!(f, " &&\n    nft add rule inet {TABLE} input '{}'", RuleText(&rule))?;
+                    }
+                    writeln!(f)?;
                 }
-                Sysctl::Namespace(name) => writeln!(f, "need {name} 1")?,
                 Sysctl::SourceValidMark(_) => writeln!(f, "need \"net/ipv4/conf/{port}/src_valid_mark\" 1")?,
                 Sysctl::LooseReversePath(_) => {
                     let rule = RuleText(&strict_source(port)).to_string().replace('"', "\\\"");

@@ -673,13 +673,15 @@ def inside_a_tunnel(lab: Lab, family: Family) -> None:
     """A VXLAN of the host's own comes through router 2: what it carries is none of the path's."""
     lab.apply(lab.layout.policy(first=replace(lab.layout.path(), services=())))
     inner = {lab.client: "10.77.0.1", lab.host: "10.77.0.2"}
-    ends = {lab.client: (CLIENT, PUBLIC[2]), lab.host: (LAN.host(HOST), CLIENT)}
-    for namespace, (local, remote) in ends.items():
-        way = f"local {local[family]} remote {remote[family]}"
+    # The host learns the far end from the first packet: else it would speak first, through router 1.
+    ends = {
+        lab.client: f"local {CLIENT[family]} remote {PUBLIC[2][family]}",
+        lab.host: f"local {LAN.host(HOST)[family]}",
+    }
+    for namespace, way in ends.items():
         # One source port, so that both ways are one connection, as with most other tunnels.
         namespace.ip(
             f"link add inner type vxlan id 5 {way} dstport 4789 srcport 4789 4790",
-            "link set inner addrgenmode none",  # lest the host speak first, through router 1
             f"address add {inner[namespace]}/24 dev inner",
             "link set inner up",
         )
