@@ -34,7 +34,8 @@ fn main() -> ExitCode {
     match run(&words) {
         Ok(code) => ExitCode::from(code),
         Err(Failure(code, line)) => {
-            eprintln!("returnpath: {}", line.replace(char::is_control, " ")); // one line, whatever is quoted in it
+            // One line, whatever is quoted in it. Where nobody can be told, the exit code has to do.
+            let _ = writeln!(std::io::stderr(), "returnpath: {}", line.replace(char::is_control, " "));
             ExitCode::from(code)
         }
     }
@@ -52,11 +53,9 @@ fn run(words: &[&str]) -> Result<u8, Failure> {
         ["status", "--policy", file] => {
             load(file, &mut policy)?;
             let differences = commit::differences(&policy).map_err(refused)?;
-            for line in &differences {
-                println!("{line}");
-            }
+            differences.iter().for_each(|line| print(line));
             if differences.is_empty() {
-                println!("the kernel is as {file} has it: {}", paths(&policy));
+                print(&format!("the kernel is as {file} has it: {}", paths(&policy)));
             }
             Ok(if differences.is_empty() { 0 } else { 5 })
         }
@@ -66,16 +65,25 @@ fn run(words: &[&str]) -> Result<u8, Failure> {
             Ok(0)
         }
         ["--version"] => {
-            println!("returnpath {}", env!("CARGO_PKG_VERSION"));
+            print(concat!("returnpath ", env!("CARGO_PKG_VERSION")));
             Ok(0)
         }
         ["--help" | "-h"] => {
-            println!("{USAGE}");
+            print(USAGE);
             Ok(0)
         }
         [] => Err(Failure(2, "no command; see `returnpath --help`".into())),
+        [command @ ("apply" | "status"), ..] => Err(Failure(
+            2,
+            format!("{command}: it takes `--policy FILE`, as two words; see `returnpath --help`"),
+        )),
         _ => Err(Failure(2, format!("`{}` is not a command; see `returnpath --help`", words.join(" ")))),
     }
+}
+
+/// A line for standard output. A reader that has gone, as `head` does, is no failure.
+fn print(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 fn paths(policy: &Policy) -> String {
@@ -102,7 +110,8 @@ fn load(path: &str, policy: &mut Policy) -> Result<(), Failure> {
     let file = File::open(path)
         .map_err(|e| no_policy(&format_args!("{e}; name a file made by `returnpath-board compile`")))?;
     let mut image = vec![0; wire::MAX_ENCODED];
-    let length = wire::read(Reader(file), &mut image).map_err(|e| no_policy(&e))?;
+    let length = wire::read(Reader(file), &mut image)
+        .map_err(|e| no_policy(&format_args!("{e}; name a file made by `returnpath-board compile`")))?;
     wire::decode(&image[..length], policy).map_err(|e| no_policy(&e))
 }
 

@@ -43,9 +43,9 @@ pub fn apply(policy: &Policy) -> Result<Outcome, Error> {
     preflight::check_ownership(&plan, &foreign, &mut journal.routing)?;
     preflight::check_ports(&plan, &mut journal.routing)?;
 
-    let needs = Needs::new(&plan, recorded(&before.table), &mut journal.routing)?;
+    let needs = Needs::new(&plan, recorded(&before, &plan, &mut journal.routing)?, &mut journal.routing)?;
     let target = State { ways: plan.ways.clone(), table: with_record(&plan, &needs.record) };
-    let outcome = match needs.are_met() && target.difference(&before).is_none() {
+    let outcome = match needs.are_met() && target.differences(&before).is_empty() {
         true => Outcome::Unchanged,
         false => {
             if let Err(error) = change(&mut journal, &plan, &before, &target, &needs) {
@@ -93,33 +93,29 @@ pub fn differences(policy: &Policy) -> Result<Vec<String>, Error> {
     let mut journal = Journal::open()?;
     let (there, foreign) = observe(&mut journal)?;
     let plan = plan(policy, &mut journal.routing)?;
-    let needs = Needs::new(&plan, recorded(&there.table), &mut journal.routing)?;
+    let needs = Needs::new(&plan, recorded(&there, &plan, &mut journal.routing)?, &mut journal.routing)?;
     let target = State { ways: plan.ways.clone(), table: with_record(&plan, &needs.record) };
-    let ways = Transition::new(&there.ways, &target.ways);
-    let steps = ways.before.iter().chain(&ways.after).map(|step| match step {
-        Step::AddRoute(route) => format!("missing: {route}"),
-        Step::ReplaceRoute { old, new } => format!("differs: {old}; should be: {new}"),
-        Step::DelRoute(route) => format!("too much: {route}"),
-        Step::AddRule(rule) => format!("missing: {rule}"),
-        Step::DelRule(rule) => format!("too much: {rule}"),
-    });
-    let table = target.table.difference(&there.table).map(|line| format!("table inet returnpath: {line}"));
-    let settings =
-        needs.changes.iter().map(|c| format!("/proc/sys/{}: is {}, should be {}", c.name, c.from, c.to));
+    let settings = needs.changes.iter().map(|c| format!("{}: is {}, should be {}", c.name, c.from, c.to));
     let shared =
         preflight::check_ownership(&plan, &foreign, &mut journal.routing).err().map(|e| e.to_string());
-    Ok(steps.chain(table).chain(settings).chain(shared).collect())
+    Ok(target.differences(&there).into_iter().chain(settings).chain(shared).collect())
 }
 
 impl State {
-    /// What `there` lacks, or has too much.
-    fn difference(&self, there: &State) -> Option<String> {
-        let is_met = Transition::new(&there.ways, &self.ways).is_empty()
-            && misplaced(&there.ways.rules, &self.ways.rules).is_empty();
-        match is_met {
-            true => self.table.difference(&there.table),
-            false => Some("routes and rules are not as the policy has them".into()),
-        }
+    /// What `there` lacks, or has too much, one line each.
+    fn differences(&self, there: &State) -> Vec<String> {
+        let ways = Transition::new(&there.ways, &self.ways);
+        let steps = ways.before.iter().chain(&ways.after).map(|step| match step {
+            Step::AddRoute(route) => format!("missing: {route}"),
+            Step::ReplaceRoute { old, new } => format!("differs: {old}; should be: {new}"),
+            Step::DelRoute(route) => format!("too much: {route}"),
+            Step::AddRule(rule) => format!("missing: {rule}"),
+            Step::DelRule(rule) => format!("too much: {rule}"),
+        });
+        let order = misplaced(&there.ways.rules, &self.ways.rules).into_iter();
+        let order = order.map(|rule| format!("in another order: {rule}"));
+        let table = self.table.difference(&there.table).map(|line| format!("table inet returnpath: {line}"));
+        steps.chain(order).chain(table).collect()
     }
 }
 
@@ -141,8 +137,16 @@ fn observe(journal: &mut Journal) -> Result<(State, Vec<ForeignRule>), Error> {
     Ok((State { ways: Ways { routes, rules }, table }, foreign))
 }
 
-fn recorded(table: &Ruleset) -> Vec<Setting> {
+fn record_of(table: &Ruleset) -> Vec<Setting> {
     table.record().filter_map(Setting::parse).collect()
+}
+
+/// What the settings were before us. Routes and rules without a table tell that somebody has flushed it.
+fn recorded(there: &State, plan: &Plan, routing: &mut Routing) -> Result<Vec<Setting>, Error> {
+    match there.table.is_empty() && there.ways != Ways::default() {
+        true => sysctl::presume(plan, routing),
+        false => Ok(record_of(&there.table)),
+    }
 }
 
 fn with_record(plan: &Plan, record: &[Setting]) -> Ruleset {
@@ -178,7 +182,7 @@ fn change(
         replace_table(journal, before, target.table.clone())?;
     }
     journal.arrange(&target.ways.rules)?;
-    match target.difference(&observe(journal)?.0) {
+    match target.differences(&observe(journal)?.0).first() {
         None => Ok(()),
         Some(line) => Err(Error::new(format!(
             "read back: {line}; another program changed it at the same time, stop that one and try again"
@@ -192,7 +196,7 @@ fn take_out(journal: &mut Journal, before: &State) -> Result<(), Error> {
     // The marks go first. The record stays until every setting is back.
     replace_table(journal, before, before.table.only_record())?;
     ways.before.into_iter().chain(ways.after).try_for_each(|step| journal.act(Act::Way(step)))?;
-    put_back(journal, &recorded(&before.table))?;
+    put_back(journal, &record_of(&before.table))?;
     replace_table(journal, before, Ruleset::default())?;
     let (there, _) = observe(journal)?;
     match there.table.is_empty() && there.ways == nothing {

@@ -227,6 +227,7 @@ fn key_of(key: Key) -> Vec<Expr> {
         Key::PortAndMac => is_ethernet().into_iter().chain([port, source_mac(REGISTER_2)]).collect(),
         Key::Mac => is_ethernet().into_iter().chain([source_mac(REGISTER_1)]).collect(),
         Key::Port => vec![port],
+        Key::MetaMark(mask) => vec![load_meta(libc::NFT_META_MARK, REGISTER_1), and(mask)],
         Key::CtMark(mask) => vec![load_ct(libc::NFT_CT_MARK as u32), and(mask)],
     }
 }

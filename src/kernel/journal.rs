@@ -67,7 +67,11 @@ impl Journal {
 
     /// Brings rules of the same priority into this order. A moved rule is doubled first: it is never away.
     pub fn arrange(&mut self, wanted: &[Rule]) -> Result<(), Error> {
-        let (there, _) = self.routing.rules()?;
+        let (mut there, _) = self.routing.rules()?;
+        // Doubles are what an arrangement that broke off has left; the kernel deletes the first of them.
+        while let Some(at) = (0..there.len()).find(|at| there[at + 1..].contains(&there[*at])) {
+            self.routing.take(&Step::DelRule(there.remove(at)))?;
+        }
         misplaced(&there, wanted).iter().try_for_each(|rule| self.routing.requeue(rule))
     }
 
@@ -82,13 +86,9 @@ impl Journal {
                 reason.line = format!("{} (and this could not be undone: {error})", reason.line);
             }
         };
-        let mut has_moved = false;
         while let Some(act) = self.done.pop() {
             failed(match &act {
-                Act::Way(step) => {
-                    has_moved |= matches!(step, Step::DelRule(_));
-                    self.routing.take_back(step)
-                }
+                Act::Way(step) => self.routing.take_back(step),
                 // Whatever is there now: after a lost answer nobody knows.
                 Act::Table { from, .. } => {
                     self.nftables.read().and_then(|there| self.nftables.replace(&there, from))
@@ -96,9 +96,7 @@ impl Journal {
                 Act::Sysctl { name, from, .. } => sysctl::write(name, *from),
             });
         }
-        if has_moved {
-            failed(self.arrange(&before.rules));
-        }
+        failed(self.arrange(&before.rules));
         reason
     }
 }

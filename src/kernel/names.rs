@@ -8,6 +8,8 @@ use std::path::Path;
 /// iproute2 reads every `*.conf` in this folder (`man 8 ip-route`).
 const FOLDER: &str = "/etc/iproute2/rt_tables.d";
 const FILE: &str = "/etc/iproute2/rt_tables.d/returnpath.conf";
+/// iproute2 reads *.conf alone.
+const NEW: &str = "/etc/iproute2/rt_tables.d/returnpath.conf.new";
 /// Where iproute2 keeps its own tables; without any of them there is nobody to read ours.
 const OF_IPROUTE2: [&str; 3] = ["/etc/iproute2", "/usr/share/iproute2", "/usr/lib/iproute2"];
 
@@ -28,17 +30,16 @@ pub fn write(names: &[(u32, Name)]) {
 
 /// A reader sees the old file or the new one.
 fn replace(text: &str) -> io::Result<()> {
-    let new = format!("{FILE}.new"); // iproute2 reads *.conf alone
-    fs::write(&new, text)?;
-    fs::rename(&new, FILE)
+    fs::write(NEW, text)?;
+    fs::rename(NEW, FILE)
 }
 
-/// Deletes the file, if it is there.
+/// Deletes the file, if it is there, and what a run that was killed may have left.
 pub fn remove() {
-    if !Path::new(FILE).exists() {
-        return; // asked first: on a read-only file system unlink finds that out first, and complains
-    }
-    if let Err(error) = fs::remove_file(FILE) {
-        log::warn!("{FILE}: {error}; delete it by hand");
+    // Asked first: on a read-only file system unlink finds that out first, and complains.
+    for file in [FILE, NEW].into_iter().filter(|file| Path::new(file).exists()) {
+        if let Err(error) = fs::remove_file(file) {
+            log::warn!("{file}: {error}; delete it by hand");
+        }
     }
 }

@@ -3,6 +3,7 @@
 
 use super::Error;
 use super::ways::Routing;
+use crate::plan::nft::{FWMARK_ACCEPT, FWMARK_REFLECT4, FWMARK_REFLECT6};
 use crate::plan::{Plan, Port, Sysctl};
 use std::fs;
 use std::io;
@@ -17,12 +18,14 @@ pub struct Setting {
 }
 
 impl Setting {
-    /// Reads a line of the record, `net/ipv4/tcp_fwmark_accept=0`. Nothing that could lead out of `/proc/sys/net` is taken from it.
+    /// Reads a line of the record, `net/ipv4/tcp_fwmark_accept=0`. Only what we ourselves would change is taken from it.
     pub fn parse(line: &str) -> Option<Setting> {
         let (name, before) = line.split_once('=')?;
-        let is_ours = name.starts_with("net/ipv4/") || name.starts_with("net/ipv6/");
-        let is_plain = !name.split('/').any(|part| part.is_empty() || part == "..");
-        (is_ours && is_plain).then_some(Setting { name: name.into(), before: before.parse().ok()? })
+        let port = |setting| name.strip_prefix("net/ipv4/conf/").and_then(|rest| rest.strip_suffix(setting));
+        let is_port = |port: &str| !port.is_empty() && !port.contains('/') && port != "." && port != "..";
+        let is_ours = [FWMARK_ACCEPT, FWMARK_REFLECT4, FWMARK_REFLECT6].contains(&name)
+            || port("/src_valid_mark").or(port("/rp_filter")).is_some_and(is_port);
+        is_ours.then_some(Setting { name: name.into(), before: before.parse().ok()? })
     }
 }
 
@@ -114,25 +117,61 @@ fn wanted(
     recorded: &[Setting],
     routing: &mut Routing,
 ) -> Result<Option<(String, u32)>, Error> {
-    let mut of_port = |port: &Port, setting: &str| -> Result<Option<String>, Error> {
-        let port = match port {
-            Port::Named(name) => Some(name.clone()),
-            Port::Towards(gateway) => routing.port_towards(*gateway)?,
-        };
-        Ok(port.map(|port| format!("net/ipv4/conf/{port}/{setting}")))
-    };
-    Ok(match sysctl {
-        Sysctl::Namespace(name) => Some(((*name).into(), 1)),
-        Sysctl::SourceValidMark(port) => of_port(port, "src_valid_mark")?.map(|name| (name, 1)),
-        Sysctl::LooseReversePath(port) => {
-            let Some(name) = of_port(port, "rp_filter")? else { return Ok(None) };
-            let value = read(&name)?;
-            // The effective value is the larger of the two (networking/ip-sysctl.rst).
-            let is_strict = value.max(read("net/ipv4/conf/all/rp_filter")?) == Some(1);
-            let is_loosened = value == Some(2) && recorded.iter().any(|setting| setting.name == name);
-            (is_strict || is_loosened).then_some((name, 2))
+    let Some(name) = name(sysctl, routing)? else { return Ok(None) };
+    let is_recorded = recorded.iter().any(|setting| setting.name == name);
+    let is_needed = match sysctl {
+        Sysctl::Namespace(_) => true,
+        Sysctl::SourceValidMark(_) => is_recorded || reverse_path(&name)? != Some(0),
+        Sysctl::LooseReversePath(_) => {
+            reverse_path(&name)? == Some(1) || (is_recorded && read(&name)? == Some(ours(&name)))
         }
-    })
+    };
+    Ok(is_needed.then(|| (name.clone(), ours(&name))))
+}
+
+/// The path of a setting; `None` where the kernel knows no port for it.
+fn name(sysctl: &Sysctl, routing: &mut Routing) -> Result<Option<String>, Error> {
+    let (port, setting) = match sysctl {
+        Sysctl::Namespace(name) => return Ok(Some((*name).into())),
+        Sysctl::SourceValidMark(port) => (port, "src_valid_mark"),
+        Sysctl::LooseReversePath(port) => (port, "rp_filter"),
+    };
+    let port = match port {
+        Port::Named(name) => Some(name.clone()),
+        Port::Towards(gateway) => routing.port_towards(*gateway)?,
+    };
+    Ok(port.map(|port| format!("{CONF}{port}/{setting}")))
+}
+
+const CONF: &str = "net/ipv4/conf/";
+
+/// The reverse-path filter that holds for the port of a setting: the larger of its own and that for all
+/// (networking/ip-sysctl.rst). `None` where the port is missing.
+fn reverse_path(setting: &str) -> Result<Option<u32>, Error> {
+    let port = setting.strip_prefix(CONF).and_then(|rest| rest.split('/').next()).unwrap_or_default();
+    let own = read(&format!("{CONF}{port}/rp_filter"))?;
+    Ok(own.max(read(&format!("{CONF}all/rp_filter"))?).filter(|_| own.is_some()))
+}
+
+/// What the settings were, when somebody has flushed our table and the record with it: those that have our value
+/// now are taken to have had the one that ports and namespaces are made with.
+pub fn presume(plan: &Plan, routing: &mut Routing) -> Result<Vec<Setting>, Error> {
+    let made_with = |setting: &str| read(&format!("{CONF}default/{setting}"));
+    let mut record: Vec<Setting> = Vec::new();
+    for sysctl in &plan.sysctls {
+        let Some(name) = name(sysctl, routing)? else { continue };
+        let before = match sysctl {
+            Sysctl::Namespace(_) => Some(0),
+            Sysctl::SourceValidMark(_) => made_with("src_valid_mark")?,
+            Sysctl::LooseReversePath(_) => made_with("rp_filter")?,
+        };
+        let is_changed = read(&name)? == Some(ours(&name)) && before != Some(ours(&name));
+        if let (true, Some(before), false) = (is_changed, before, record.iter().any(|s| s.name == name)) {
+            log::warn!("{name}: our record of it is lost; taken to have been {before}");
+            record.push(Setting { name, before });
+        }
+    }
+    Ok(record)
 }
 
 /// The value that we give a setting.

@@ -136,8 +136,8 @@ fn describe((kind, name): (u16, &str)) -> String {
         NEWTABLE => "table",
         NEWCHAIN => "chain",
         NEWSET => "set",
-        NEWSETELEM => "elements of set",
-        _ => "rules of chain",
+        NEWSETELEM => "content of set",
+        _ => "content of chain",
     };
     format!("{what} {name}")
 }
@@ -279,8 +279,9 @@ const NEEDS: &str = "the kernel needs CONFIG_NF_TABLES, NF_TABLES_INET, NFT_CT, 
 
 fn no(what: &str, refusal: &Refusal) -> Error {
     let remedy = match refusal.errno {
-        libc::EEXIST | libc::EBUSY => "another program changed it at the same time, try again",
-        _ => NEEDS,
+        libc::EOPNOTSUPP | libc::ENOENT | libc::EPROTONOSUPPORT | libc::EINVAL => NEEDS,
+        libc::ENOBUFS | libc::ENOMEM => "the kernel is short of memory; free some and try again",
+        _ => "another program may have changed it at the same time; try again",
     };
     refused(format_args!("nftables: {what}"), refusal, remedy)
 }

@@ -36,6 +36,7 @@ const RTA_TABLE: u16 = 15;
 const IP6_RT_PRIO_USER: u32 = 1024;
 const RTNH_F_ONLINK: u8 = 4;
 const RTN_UNICAST: u8 = 1;
+const RTN_LOCAL: u8 = 2;
 const RTN_UNREACHABLE: u8 = 7;
 const FIB_RULE_INVERT: u32 = 2;
 const FRA_PRIORITY: u16 = 6;
@@ -133,7 +134,13 @@ impl Routing {
         let Ok(answer) = self.socket.ask(&Message { kind: RTM_GETROUTE, flags: 0, payload }) else {
             return Ok(None);
         };
-        let route = answer.iter().find(|m| m.kind == RTM_NEWROUTE).and_then(|m| m.payload.get(12..));
+        let route = answer.iter().find(|m| m.kind == RTM_NEWROUTE);
+        if route.is_some_and(|m| m.payload.get(7) == Some(&RTN_LOCAL)) {
+            return Err(Error::new(format!(
+                "gateway {gateway}: it is an address of this host; name the router's"
+            )));
+        }
+        let route = route.and_then(|m| m.payload.get(12..));
         let on_link = route.filter(|attributes| find(attributes, RTA_GATEWAY).is_none());
         match on_link.and_then(|attributes| find(attributes, RTA_OIF)).and_then(|oif| u32_at(oif, 0)) {
             Some(index) => Ok(self.link_at(index)?.map(|link| link.name)),

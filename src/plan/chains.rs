@@ -14,7 +14,7 @@
 
 use super::nft::{
     Base, Chain, Direction, Elements, FWMARK_ACCEPT, FWMARK_REFLECT4, FWMARK_REFLECT6, Key, LABEL_LOCAL,
-    LABEL_OUTWARD, MARKS, Rule, SYSCTLS, Set, State, Statement, Table,
+    LABEL_OUTWARD, MARKS, Rule, SOCKETS, SYSCTLS, Set, State, Statement, Table,
 };
 use super::ways::Family;
 use crate::policy::{Network, Path, Policy, PortRange, Scope, Service};
@@ -42,6 +42,13 @@ impl Table {
             )),
         });
 
+        let answers_here = |path: &&Path| path.scope != Scope::Forward;
+        let adopters = policy.paths.iter().filter(answers_here);
+        let adopters = sorted(adopters.map(|path| (path.mark, format!("adopt_{}", path.name))));
+        if !adopters.is_empty() {
+            table.sets.push(Set { name: SOCKETS.into(), elements: Elements::Marks(adopters) });
+        }
+
         table.chain(SYSCTLS, vec![]);
         for path in &policy.paths {
             table.chain(
@@ -53,7 +60,7 @@ impl Table {
             table.path_chains(path, mask);
         }
         table.shared_chains(mask, &locals, &arrivals);
-        if policy.paths.iter().any(|path| path.scope != Scope::Forward) {
+        if policy.paths.iter().any(|path| answers_here(&path)) {
             table.chains.push(Chain { name: "input".into(), base: Some(Base::Input), rules: vec![] });
         }
         table
@@ -108,6 +115,11 @@ impl Table {
         }
         rules.push(vec![Accept]);
         self.chain(&take, rules);
+        if path.scope != Scope::Forward {
+            let labels = [SetCtLabel(LABEL_LOCAL), SetCtLabel(LABEL_OUTWARD)];
+            let adopt = [&[SetCtMark { mask, mark }], &labels[..]].concat();
+            self.chain(format!("adopt_{}", path.name), vec![adopt]);
+        }
 
         let mut rules: Vec<Rule> = Vec::new();
         match (path.has_v4(), path.has_v6()) {
@@ -128,6 +140,7 @@ impl Table {
             }
         }
         if path.services.is_empty() {
+            rules.retain(|rule| !(path.destinations.is_empty() && rule[0] == CtState(State::Related)));
             rules.push(vec![Goto(take.clone())]);
         }
         for (protocol, label) in [(TCP, "tcp"), (UDP, "udp"), (SCTP, "sctp")] {
@@ -213,8 +226,12 @@ impl Table {
             vec![vec![CtDirection(Direction::Reply), Goto("unmark".into())], by_its_path()],
         );
         self.chain(
+            "leaving_original",
+            vec![vec![CtLabel(LABEL_OUTWARD), Goto("leaving_outward".into())], vec![Goto("unmark".into())]],
+        );
+        self.chain(
             "leaving_inward",
-            vec![vec![CtDirection(Direction::Original), Goto("unmark".into())], by_its_path()],
+            vec![vec![CtDirection(Direction::Original), Goto("leaving_original".into())], by_its_path()],
         );
         self.chain(
             "leaving_expected",
@@ -228,10 +245,15 @@ impl Table {
             "leaving",
             vec![vec![CtExpected, Goto("leaving_expected".into())], vec![Goto("leaving_inward".into())]],
         );
+        // A socket outlives what connection tracking remembers: its mark says which path the connection came by.
+        let adopt =
+            vec![CtState(State::New), MetaMarkSet(mask), Dispatch(Key::MetaMark(mask), SOCKETS.into())];
+        let has_sockets = self.sets.iter().any(|set| set.name == SOCKETS);
+        let rules = has_sockets.then_some(adopt).into_iter();
         self.chains.push(Chain {
             name: "output".into(),
             base: Some(Base::Output),
-            rules: vec![vec![CtMarkSet(mask), Goto("leaving".into())]],
+            rules: rules.chain([vec![CtMarkSet(mask), Goto("leaving".into())]]).collect(),
         });
     }
 }

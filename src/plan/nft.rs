@@ -12,6 +12,8 @@ pub const OWNER: &str = "managed by returnpath";
 pub const SYSCTLS: &str = "sysctls";
 /// The map from a mark to the chain that sets it.
 pub const MARKS: &str = "marks";
+/// The map from the mark that a socket has to the chain that gives it to the connection.
+pub const SOCKETS: &str = "sockets";
 /// The setting by which an accepted socket takes the mark of its first packet.
 pub const FWMARK_ACCEPT: &str = "net/ipv4/tcp_fwmark_accept";
 /// The settings by which a reset, an echo reply or an error takes the mark of the packet that it answers.
@@ -177,6 +179,8 @@ pub enum Key {
     Port,
     /// `ct mark & MASK`
     CtMark(u32),
+    /// `meta mark & MASK`
+    MetaMark(u32),
 }
 
 /// A connection tracking state (bits of `nf_conntrack_common.h`, as nft sees them).

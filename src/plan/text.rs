@@ -63,10 +63,16 @@ impl Plan {
                     }
                     writeln!(f)?;
                 }
-                Sysctl::SourceValidMark(_) => writeln!(f, "need \"net/ipv4/conf/{port}/src_valid_mark\" 1")?,
+                Sysctl::SourceValidMark(_) => writeln!(
+                    f,
+                    "[ \"$(reverse_path \"{port}\")\" != 0 ] && need \"net/ipv4/conf/{port}/src_valid_mark\" 1"
+                )?,
                 Sysctl::LooseReversePath(_) => {
                     let rule = RuleText(&strict_source(port)).to_string().replace('"', "\\\"");
-                    writeln!(f, "is_strict \"{port}\" && need \"net/ipv4/conf/{port}/rp_filter\" 2 &&")?;
+                    writeln!(
+                        f,
+                        "[ \"$(reverse_path \"{port}\")\" = 1 ] && need \"net/ipv4/conf/{port}/rp_filter\" 2 &&"
+                    )?;
                     writeln!(f, "    nft add rule inet {TABLE} prerouting \"{rule}\"")?;
                 }
             }
@@ -84,12 +90,8 @@ need() {
         nft add rule inet returnpath sysctls return comment "\"$1=$was\"" &&
         sysctl -qw "$1=$2"
 }
-is_strict() { # the reverse-path filter of a port is the larger of its own setting and that for all
-    case "$(sysctl -n net/ipv4/conf/all/rp_filter) $(sysctl -n "net/ipv4/conf/$1/rp_filter")" in
-    *2*) false ;;
-    *1*) true ;;
-    *) false ;;
-    esac
+reverse_path() { # the filter that holds for a port: the larger of its own setting and that for all
+    { sysctl -n net/ipv4/conf/all/rp_filter; sysctl -n "net/ipv4/conf/$1/rp_filter"; } | sort -n | tail -n 1
 }
 towards() { # the port on which a gateway is
     ip -o route get "$1" | sed -n 's/.* dev \([^ ]*\) .*/\1/p'
@@ -285,6 +287,7 @@ impl Display for Statement {
             Statement::Dispatch(Key::PortAndMac, map) => write!(f, "iifname . ether saddr vmap @{map}"),
             Statement::Dispatch(Key::Mac, map) => write!(f, "ether saddr vmap @{map}"),
             Statement::Dispatch(Key::Port, map) => write!(f, "iifname vmap @{map}"),
+            Statement::Dispatch(Key::MetaMark(mask), map) => write!(f, "meta mark & {mask:#x} vmap @{map}"),
             Statement::Dispatch(Key::CtMark(mask), map) => write!(f, "ct mark & {mask:#x} vmap @{map}"),
             Statement::SetCtMark { mask, mark } => {
                 write!(f, "ct mark set ct mark & {:#x} | {mark:#x}", !mask)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import shutil
 import subprocess
+import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,6 +65,7 @@ class Machine:
 
     def __init__(self, ports: tuple[str, ...] = (), tunnels: tuple[str, ...] = (), routers: bool = True) -> None:
         self._make_namespaces()
+        self._ethernet = {*LAN, *ports}
         lines = ["link set lo up"]
         for number, port in enumerate([*LAN, *ports]):
             lines += [
@@ -81,6 +84,22 @@ class Machine:
             for scope in ("all", "default"):
                 Path(f"/proc/sys/net/ipv6/conf/{scope}/accept_dad").write_text("0\n")
             self.batch(*lines)
+        self.settle()
+
+    def settle(self) -> None:
+        """Waits until IPv6 has done what it does by itself once a port has carrier: addresses, and their routes."""
+        deadline = time.monotonic() + 5
+        while True:
+            ports = json.loads(self.run("ip", "-j", "-6", "address", "show", "up"))
+            routes = self.run("ip", "-6", "route", "show", "table", "local")
+            wanted = [(port["ifname"], each["local"]) for port in ports for each in port.get("addr_info", ())]
+            missing = [(port, each) for port, each in wanted if f"local {each} dev {port} " not in routes]
+            link_local = {port for port, each in wanted if each.startswith("fe80:")}
+            if not missing and link_local >= self._ethernet:
+                return
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"IPv6 does not settle: {wanted}\n{routes}")
+            time.sleep(0.01)
 
     def _make_namespaces(self) -> None:
         told, tell = os.pipe()
@@ -196,6 +215,7 @@ def for_policy(text: str) -> Machine:
                 lines[f"addr replace {gateway.rsplit('.', 1)[0]}.250/24 dev {port}"] = None
     if lines:
         machine.batch(*lines)
+        machine.settle()
     return machine
 
 

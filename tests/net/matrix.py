@@ -293,6 +293,23 @@ def _all_marked(lab: Lab, family: Family) -> None:
         raise AssertionError(f"control and data connection should both have mark 2: {marks}")
 
 
+@case("forgotten", THROUGH_ROUTER_2, ("lan", "homed", "tunnel"))
+def forgotten(lab: Lab, family: Family) -> None:
+    """Connection tracking has lost the connection, and this host speaks first: its socket still has the mark."""
+    listening = traffic.listen(lab.host, family, ports.WEB, socket.SOCK_STREAM)
+    with listening, to(lab, family, ports.WEB).connect() as caller, listening.accept()[0] as server:
+        server.settimeout(traffic.SECONDS)
+        for _ in range(EXCHANGES):
+            lab.host.run("conntrack", "-F")
+            with returned(lab, family, "tcp", 1):
+                traffic.send(server, b"first")
+                if traffic.receive(caller, 5) != b"first":
+                    raise AssertionError("garbled")
+                traffic.send(caller, b"second")
+                if traffic.receive(server, 6) != b"second":
+                    raise AssertionError("garbled")
+
+
 @case("no-default-echo", THROUGH_ROUTER_2, ("lan", "homed", "tunnel"))
 def no_default_route_without_a_socket(lab: Lab, family: Family) -> None:
     """Echo replies and resets come from no socket that could remember a mark."""
@@ -717,6 +734,15 @@ def not_listed_strict(lab: Lab, family: Family) -> None:
         raise AssertionError(f"strict reverse path let in a service that is not listed; {tally}")
     if family.version == 6 and not answers:
         raise AssertionError(f"the host's answer did not take the main route; {tally}")
+
+
+@case("flushed", AS_IT_WAS, ("homed",))
+def flushed(lab: Lab, family: Family) -> None:
+    """A firewall restart takes the table, and with it the memory that reverse path was strict."""
+    lab.host.run("nft", "flush", "ruleset")
+    lab.apply(lab.layout.policy())
+    not_listed_strict(lab, family)
+    web_through(lab, family)
 
 
 def _not_answered(lab: Lab, call: Callable[[], None]) -> Tally:
