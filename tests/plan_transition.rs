@@ -209,14 +209,7 @@ fn go_as_in<const N: usize>(
 }
 
 fn line(step: &Step) -> String {
-    let line = match step {
-        Step::AddRoute(route) => route.to_string(),
-        Step::ReplaceRoute { new, .. } => new.to_string().replacen(" add ", " replace ", 1),
-        Step::DelRoute(route) => route.to_string().replacen(" add ", " del ", 1),
-        Step::AddRule(rule) => rule.to_string(),
-        Step::DelRule(rule) => rule.to_string().replacen(" add ", " del ", 1),
-    };
-    line.replace(" protocol 82", "")
+    step.to_string().replace(" protocol 82", "")
 }
 
 /// What has befallen a kernel since the last `apply`.

@@ -429,13 +429,7 @@ impl Cause {
             }
             _ => SEE_LOG,
         };
-        let what = match step {
-            Step::AddRoute(route) | Step::ReplaceRoute { new: route, .. } => route.to_string(),
-            Step::AddRule(rule) => rule.to_string(),
-            Step::DelRoute(route) => route.to_string().replacen("add", "del", 1),
-            Step::DelRule(rule) => rule.to_string().replacen("add", "del", 1),
-        };
-        refused(format_args!("{what}"), &refusal, remedy)
+        refused(format_args!("{step}"), &refusal, remedy)
     }
 }
 

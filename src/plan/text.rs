@@ -5,6 +5,7 @@
 
 use super::chains::{forget_foreign_bits, strict_source};
 use super::nft::{Base, Chain, Direction, Elements, Key, OWNER, Set, State, Statement, TABLE, Table};
+use super::transition::Step;
 use super::ways::{Family, LAST_METRIC, Next, PROTOCOL, Route, Rule};
 use super::{Plan, Port, Sysctl};
 use crate::policy::{Mac, Network, PortRange};
@@ -98,35 +99,58 @@ towards() { # the port on which a gateway is
 }
 "#;
 
+impl Display for Step {
+    /// As a command of `ip`.
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Step::AddRoute(route) => route.fmt_as("add", f),
+            Step::ReplaceRoute { new, .. } => new.fmt_as("replace", f),
+            Step::DelRoute(route) => route.fmt_as("del", f),
+            Step::AddRule(rule) => rule.fmt_as("add", f),
+            Step::DelRule(rule) => rule.fmt_as("del", f),
+        }
+    }
+}
+
 impl Display for Route {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "ip -{} route add ", self.family.digit())?;
-        match &self.next {
-            Next::Gateway { address, device, onlink } => {
-                write!(f, "default via {address}")?;
-                if let Some(device) = device {
-                    write!(f, " dev {device}")?;
-                }
-                write!(f, " table {} protocol {PROTOCOL}", self.table)?;
-                f.write_str(if *onlink { " onlink" } else { "" })
-            }
-            Next::Device(device) => {
-                write!(f, "default dev {device} table {} protocol {PROTOCOL}", self.table)
-            }
-            Next::Unreachable => {
-                write!(f, "unreachable default table {} protocol {PROTOCOL} metric {LAST_METRIC}", self.table)
-            }
-        }
+        self.fmt_as("add", f)
     }
 }
 
 impl Display for Rule {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.fmt_as("add", f)
+    }
+}
+
+impl Route {
+    fn fmt_as(&self, verb: &str, f: &mut Formatter<'_>) -> fmt::Result {
+        let Route { family, table, next } = self;
+        write!(f, "ip -{} route {verb} ", family.digit())?;
+        match next {
+            Next::Gateway { address, device, onlink } => {
+                write!(f, "default via {address}")?;
+                if let Some(device) = device {
+                    write!(f, " dev {device}")?;
+                }
+                write!(f, " table {table} protocol {PROTOCOL}{}", if *onlink { " onlink" } else { "" })
+            }
+            Next::Device(device) => write!(f, "default dev {device} table {table} protocol {PROTOCOL}"),
+            Next::Unreachable => {
+                write!(f, "unreachable default table {table} protocol {PROTOCOL} metric {LAST_METRIC}")
+            }
+        }
+    }
+}
+
+impl Rule {
+    fn fmt_as(&self, verb: &str, f: &mut Formatter<'_>) -> fmt::Result {
         let Rule { family, priority, mark, mask, table } = self;
         let family = family.digit();
         write!(
             f,
-            "ip -{family} rule add fwmark {mark:#x}/{mask:#x} table {table} priority {priority} protocol {PROTOCOL}"
+            "ip -{family} rule {verb} fwmark {mark:#x}/{mask:#x} table {table} priority {priority} protocol {PROTOCOL}"
         )
     }
 }
