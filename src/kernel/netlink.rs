@@ -291,3 +291,45 @@ pub fn put(payload: &mut Vec<u8>, kind: u16, value: &[u8]) {
     payload.extend(value);
     payload.resize(payload.len().next_multiple_of(4), 0);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Whatever comes in, reading it ends, and reads nothing twice.
+        #[test]
+        fn no_bytes_break_the_reader(bytes in proptest::collection::vec(any::<u8>(), 0..200), length in 0..64_u32) {
+            let mut bytes = bytes;
+            if let Some(head) = bytes.get_mut(..4) {
+                head.copy_from_slice(&length.to_ne_bytes()); // else hardly any has a plausible one
+            }
+            let mut rest = &bytes[..];
+            while let Some((header, payload, after)) = split(rest) {
+                prop_assert!(after.len() + HEADER <= rest.len());
+                prop_assert!(attributes(payload).map(|(_, value)| value.len() + 4).sum::<usize>() <= payload.len());
+                let _ = refusal(&header, payload);
+                rest = after;
+            }
+        }
+
+        #[test]
+        fn what_is_put_is_found(list in proptest::collection::vec((0..0x3fff_u16, proptest::collection::vec(any::<u8>(), 0..40)), 0..10)) {
+            let mut payload = Vec::new();
+            list.iter().for_each(|(kind, value)| put(&mut payload, *kind, value));
+            let found: Vec<_> = attributes(&payload).map(|(kind, value)| (kind, value.to_vec())).collect();
+            prop_assert_eq!(found, list);
+        }
+    }
+
+    #[test]
+    fn the_kernel_is_quoted() {
+        let mut payload = (-libc::EINVAL).to_ne_bytes().to_vec();
+        payload.extend([0; HEADER]);
+        put(&mut payload, NLMSGERR_ATTR_MSG, b"Nexthop has invalid gateway\0");
+        let header = Header { kind: NLMSG_ERROR, flags: NLM_F_CAPPED | NLM_F_ACK_TLVS, sequence: 1 };
+        let refusal = refusal(&header, &payload);
+        assert_eq!((refusal.errno, refusal.words.as_str()), (libc::EINVAL, "Nexthop has invalid gateway"));
+    }
+}

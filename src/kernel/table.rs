@@ -318,3 +318,51 @@ pub(super) fn making(kind: u16) -> u16 {
 pub(super) fn header() -> Vec<u8> {
     vec![libc::NFPROTO_INET as u8, 0, 0, 0]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::encode::ruleset;
+    use crate::plan::Plan;
+    use crate::policy::{Policy, wire};
+
+    fn planned() -> Ruleset {
+        let mut policy = Box::new(Policy::new());
+        let image = include_bytes!("../../tests/golden/policy/full.bin");
+        wire::decode(image, &mut policy).unwrap();
+        ruleset(&Plan::new(&policy).table)
+    }
+
+    /// Each message of a table counts: without it, or with another byte at its end, the table is another.
+    #[test]
+    fn nothing_of_a_table_goes_unnoticed() {
+        let whole = planned();
+        assert_eq!(whole.difference(&whole), None);
+        for at in 0..whole.0.len() {
+            let mut lacking = whole.clone();
+            let message = lacking.0.remove(at);
+            assert!(whole.difference(&lacking).is_some(), "{} was not missed", name(&message));
+            assert!(lacking.difference(&whole).is_some(), "{} was not too much", name(&message));
+        }
+    }
+
+    /// An attribute that the kernel adds is no difference; one that differs is, at any depth.
+    #[test]
+    fn attributes_are_covered_or_not() {
+        let list = |parts: &[(u16, &[u8])]| {
+            let mut bytes = Vec::new();
+            parts.iter().for_each(|(kind, value)| put(&mut bytes, *kind, value));
+            bytes
+        };
+        let inner = list(&[(1, b"name"), (2, &[1, 2, 3, 4])]);
+        let wanted = list(&[(1, b"x"), (4 | NESTED, &inner)]);
+        let more = list(&[(1, b"name"), (2, &[1, 2, 3, 4]), (3, b"handle")]);
+        let less = list(&[(1, b"name")]);
+        let other = list(&[(1, b"name"), (2, &[1, 2, 3, 5])]);
+        assert!(covers(&wanted, &list(&[(9, b"handle"), (1, b"x"), (4, &more)])));
+        for inner in [less, other] {
+            assert!(!covers(&wanted, &list(&[(1, b"x"), (4, &inner)])));
+        }
+        assert!(!covers(&wanted, &list(&[(1, b"x"), (4, &inner), (4, &inner)])));
+    }
+}
