@@ -20,11 +20,13 @@ pub struct Error {
     line: String,
     /// What was asked for may have been done all the same: the kernel's answer was lost.
     is_lost: bool,
+    /// It was refused since something else still holds it.
+    is_busy: bool,
 }
 
 impl Error {
     fn new(line: String) -> Error {
-        Error { line, is_lost: false }
+        Error { line, is_lost: false, is_busy: false }
     }
 }
 
@@ -43,5 +45,6 @@ fn refused(what: fmt::Arguments<'_>, refusal: &netlink::Refusal, remedy: &str) -
         libc::EAGAIN => "the kernel did not answer within 10 seconds; try again",
         _ => remedy,
     };
-    Error { line: format!("{what}: {refusal}; {remedy}"), is_lost: refusal.is_lost }
+    let is_busy = refusal.errno == libc::EBUSY && !refusal.is_lost;
+    Error { line: format!("{what}: {refusal}; {remedy}"), is_lost: refusal.is_lost, is_busy }
 }

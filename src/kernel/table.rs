@@ -12,6 +12,9 @@ const SUBSYSTEM: u16 = (libc::NFNL_SUBSYS_NFTABLES as u16) << 8;
 const NEWTABLE: u16 = SUBSYSTEM | libc::NFT_MSG_NEWTABLE as u16;
 const GETTABLE: u16 = SUBSYSTEM | libc::NFT_MSG_GETTABLE as u16;
 const DELTABLE: u16 = SUBSYSTEM | libc::NFT_MSG_DELTABLE as u16;
+const DELRULE: u16 = SUBSYSTEM | libc::NFT_MSG_DELRULE as u16;
+const DELSET: u16 = SUBSYSTEM | libc::NFT_MSG_DELSET as u16;
+const DELCHAIN: u16 = SUBSYSTEM | libc::NFT_MSG_DELCHAIN as u16;
 const NEWCHAIN: u16 = SUBSYSTEM | libc::NFT_MSG_NEWCHAIN as u16;
 const GETCHAIN: u16 = SUBSYSTEM | libc::NFT_MSG_GETCHAIN as u16;
 const NEWRULE: u16 = SUBSYSTEM | libc::NFT_MSG_NEWRULE as u16;
@@ -31,6 +34,7 @@ pub(super) const OBJECT_TABLE: u16 = 1;
 /// Attribute 2 is the name of a set, the set of elements, the chain of a rule.
 pub(super) const OBJECT_OWNER: u16 = 2;
 const CHAIN_NAME: u16 = 3;
+const CHAIN_HOOK: u16 = 4;
 pub(super) const SET_ID: u16 = 10;
 pub(super) const SET_DESC: u16 = 9;
 pub(super) const SET_USERDATA: u16 = 13;
@@ -124,8 +128,8 @@ fn is_record(message: &Message) -> bool {
 /// The name of the table, chain or set that a message makes or adds to.
 fn name(message: &Message) -> &str {
     let number = match message.kind {
-        NEWTABLE => OBJECT_TABLE,
-        NEWCHAIN => CHAIN_NAME,
+        NEWTABLE | DELTABLE => OBJECT_TABLE,
+        NEWCHAIN | DELCHAIN => CHAIN_NAME,
         _ => OBJECT_OWNER,
     };
     find(message, number).map_or("", text)
@@ -133,9 +137,9 @@ fn name(message: &Message) -> &str {
 
 fn describe((kind, name): (u16, &str)) -> String {
     let what = match kind {
-        NEWTABLE => "table",
-        NEWCHAIN => "chain",
-        NEWSET => "set",
+        NEWTABLE | DELTABLE => "table",
+        NEWCHAIN | DELCHAIN => "chain",
+        NEWSET | DELSET => "set",
         NEWSETELEM => "content of set",
         _ => "content of chain",
     };
@@ -239,12 +243,8 @@ impl Nftables {
     }
 
     fn dump(&mut self, kind: u16, filter: &[(u16, &str)]) -> Result<Vec<Message>, Error> {
-        let mut payload = header();
-        for (number, value) in filter {
-            put(&mut payload, *number, &[value.as_bytes(), &[0]].concat());
-        }
         self.socket
-            .dump(&Message { kind, flags: 0, payload })
+            .dump(&Message { kind, flags: 0, payload: naming(filter) })
             .map_err(|refusal| no("cannot read it", &refusal))
     }
 
@@ -253,14 +253,26 @@ impl Nftables {
     pub fn replace(&mut self, from: &Ruleset, to: &Ruleset) -> Result<(), Error> {
         let (before, after): (BTreeSet<&Message>, BTreeSet<&Message>) =
             (from.0.iter().collect(), to.0.iter().collect());
-        let messages: Vec<Message> = match before.is_subset(&after) {
-            true => to.0.iter().filter(|message| !before.contains(message)).cloned().collect(),
-            false => [delete()].into_iter().chain(to.0.iter().cloned()).collect(),
-        };
+        if before.is_subset(&after) {
+            return self.batch(
+                &to.0.iter().filter(|message| !before.contains(message)).cloned().collect::<Vec<_>>(),
+            );
+        }
+        match in_place(from, to).map(|messages| self.batch(&messages)) {
+            // Older kernels hold a chain for as long as a map that leads to it is only about to go.
+            Some(Err(error)) if error.is_busy => {}
+            Some(result) => return result,
+            None => {}
+        }
+        let delete = Message { kind: DELTABLE, flags: 0, payload: naming(&[(OBJECT_TABLE, TABLE)]) };
+        self.batch(&[delete].into_iter().chain(to.0.iter().cloned()).collect::<Vec<_>>())
+    }
+
+    fn batch(&mut self, messages: &[Message]) -> Result<(), Error> {
         if messages.is_empty() {
             return Ok(());
         }
-        self.socket.batch(&messages).map_err(|refusal| {
+        self.socket.batch(messages).map_err(|refusal| {
             let message = messages.get(refusal.index);
             let what = message.map_or_else(String::new, |m| describe((m.kind, name(m))));
             no(&what, &refusal)
@@ -268,11 +280,44 @@ impl Nftables {
     }
 }
 
-/// The message that deletes our table, with all that is in it.
-fn delete() -> Message {
+/// The messages that make `to` of `from` while its base chains stay where they are, and change their rules.
+///
+/// Were they deleted and made anew, a packet could run through both: the new ones before the switch, when they are
+/// still empty, and the old ones after it, when they are empty already; it would leave unmarked.
+fn in_place(from: &Ruleset, to: &Ruleset) -> Option<Vec<Message>> {
+    let is_base = |m: &&Message| {
+        m.kind == NEWTABLE || m.kind == NEWCHAIN && (name(m) == SYSCTLS || find(m, CHAIN_HOOK).is_some())
+    };
+    let same_place = |a: &Message, b: &Message| (a.kind, name(a)) == (b.kind, name(b));
+    let alike = |a: &Message, b: &Message| covers(attributes_of(a), attributes_of(b));
+    let mut kept: Vec<&Message> = Vec::new();
+    for old in from.0.iter().filter(is_base) {
+        match to.0.iter().find(|new| same_place(old, new)) {
+            Some(new) if alike(new, old) || alike(old, new) => kept.push(new),
+            Some(_) => return None,
+            None => {}
+        }
+    }
+    if !kept.iter().any(|message| message.kind == NEWTABLE) {
+        return None;
+    }
+    let delete = |kind, payload| Message { kind, flags: 0, payload };
+    let mut messages = vec![delete(DELRULE, naming(&[(OBJECT_TABLE, TABLE)]))]; // all rules of the table
+    for set in from.0.iter().filter(|m| m.kind == NEWSET) {
+        messages.push(delete(DELSET, naming(&[(OBJECT_TABLE, TABLE), (OBJECT_OWNER, name(set))])));
+    }
+    for chain in from.0.iter().filter(|m| m.kind == NEWCHAIN && !kept.iter().any(|k| same_place(k, m))) {
+        messages.push(delete(DELCHAIN, naming(&[(OBJECT_TABLE, TABLE), (CHAIN_NAME, name(chain))])));
+    }
+    messages.extend(to.0.iter().filter(|m| !kept.iter().any(|k| same_place(k, m))).cloned());
+    Some(messages)
+}
+
+/// A payload that names something.
+fn naming(names: &[(u16, &str)]) -> Vec<u8> {
     let mut payload = header();
-    put(&mut payload, OBJECT_TABLE, &[TABLE.as_bytes(), &[0]].concat());
-    Message { kind: DELTABLE, flags: 0, payload }
+    names.iter().for_each(|(kind, name)| put(&mut payload, *kind, &[name.as_bytes(), &[0]].concat()));
+    payload
 }
 
 const NEEDS: &str = "the kernel needs CONFIG_NF_TABLES, NF_TABLES_INET, NFT_CT, NFT_FIB_INET, NFT_LOG, NFT_LIMIT and NF_CONNTRACK_LABELS";
@@ -292,7 +337,7 @@ fn as_made(message: &Message, set_id: u32) -> Message {
     let kept: &[u16] = match message.kind {
         NEWTABLE => &[OBJECT_TABLE, 2, TABLE_USERDATA], // flags: a dormant table marks nothing
         NEWSET => &[OBJECT_TABLE, OBJECT_OWNER, 3, 4, 5, 6, 7, SET_DESC, SET_USERDATA], // flags, key, data, description, user data
-        NEWCHAIN => &[OBJECT_TABLE, CHAIN_NAME, 4, 5, 7],                               // hook, policy, type
+        NEWCHAIN => &[OBJECT_TABLE, CHAIN_NAME, CHAIN_HOOK, 5, 7],                      // hook, policy, type
         NEWSETELEM => &[OBJECT_TABLE, OBJECT_OWNER, ELEMENTS],
         _ => &[OBJECT_TABLE, OBJECT_OWNER, RULE_EXPRESSIONS, RULE_USERDATA],
     };
@@ -344,6 +389,23 @@ mod tests {
             assert!(whole.difference(&lacking).is_some(), "{} was not missed", name(&message));
             assert!(lacking.difference(&whole).is_some(), "{} was not too much", name(&message));
         }
+    }
+
+    /// Packets run through the base chains while they change: those are neither deleted nor made.
+    #[test]
+    fn an_update_leaves_base_chains_where_they_are() {
+        let old = planned();
+        let mut new = old.clone();
+        new.0.retain(|m| m.kind != NEWRULE || name(m) != "unmark");
+        let messages = in_place(&old, &new).unwrap();
+        let touched =
+            |chain: &str| messages.iter().any(|m| matches!(m.kind, NEWCHAIN | DELCHAIN) && name(m) == chain);
+        assert!(["prerouting", "output", "input", SYSCTLS].iter().all(|chain| !touched(chain)));
+        assert!(touched("unmark") && messages.iter().all(|m| !matches!(m.kind, DELTABLE | NEWTABLE)));
+
+        let removal = in_place(&old, &old.only_record()).unwrap();
+        let deleted = |chain| removal.iter().any(|m| m.kind == DELCHAIN && name(m) == chain);
+        assert!(deleted("prerouting") && !deleted(SYSCTLS));
     }
 
     /// An attribute that the kernel adds is no difference; one that differs is, at any depth.

@@ -63,6 +63,8 @@ impl Table {
         if policy.paths.iter().any(|path| answers_here(&path)) {
             table.chains.push(Chain { name: "input".into(), base: Some(Base::Input), rules: vec![] });
         }
+        // What stays on an update comes first, so that the order is that of a first install.
+        table.chains.sort_by_key(|chain| (chain.name != SYSCTLS, chain.base.is_none()));
         table
     }
 

@@ -31,7 +31,7 @@ pub const LABEL_OUTWARD: u8 = 83;
 pub struct Table {
     /// Sets and maps.
     pub sets: Vec<Set>,
-    /// Chains, each before those that lead to it.
+    /// Chains: the one that remembers, those that the kernel calls, all others.
     pub chains: Vec<Chain>,
 }
 
