@@ -82,20 +82,18 @@ fn set_message(set: &Set, index: u32) -> Message {
     let put_u32 = |payload: &mut Vec<u8>, kind, value: u32| put(payload, kind, &value.to_be_bytes());
     put(&mut payload, table::OBJECT_TABLE, &terminated(TABLE));
     put(&mut payload, table::OBJECT_OWNER, &terminated(&set.name));
-    let flags = if shape.is_map {
-        libc::NFT_SET_CONSTANT | libc::NFT_SET_MAP
-    } else {
-        libc::NFT_SET_CONSTANT | libc::NFT_SET_INTERVAL
-    };
+    // A map changes while rules use it; a set is made anew.
+    let flags =
+        if shape.is_map { libc::NFT_SET_MAP } else { libc::NFT_SET_CONSTANT | libc::NFT_SET_INTERVAL };
     put_u32(&mut payload, SET_FLAGS, flags as u32);
     put_u32(&mut payload, SET_KEY_TYPE, shape.key_type);
     put_u32(&mut payload, SET_KEY_LEN, shape.key_length);
     if shape.is_map {
-        put_u32(&mut payload, SET_DATA_TYPE, libc::NFT_DATA_VERDICT);
+        put_u32(&mut payload, table::SET_DATA_TYPE, libc::NFT_DATA_VERDICT);
     }
     put_u32(&mut payload, table::SET_ID, index);
     let size = elements(&set.elements).len() as u32;
-    if size > 0 {
+    if size > 0 && !shape.is_map {
         let mut description = Vec::new();
         put_u32(&mut description, SET_DESC_SIZE, size);
         put(&mut payload, table::SET_DESC | NESTED, &description);
@@ -114,7 +112,6 @@ fn set_message(set: &Set, index: u32) -> Message {
 const SET_FLAGS: u16 = 3;
 const SET_KEY_TYPE: u16 = 4;
 const SET_KEY_LEN: u16 = 5;
-const SET_DATA_TYPE: u16 = 6;
 const SET_DESC_SIZE: u16 = 1;
 const UDATA_KEYBYTEORDER: u8 = 0;
 const UDATA_DATABYTEORDER: u8 = 1;

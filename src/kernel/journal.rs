@@ -90,9 +90,7 @@ impl Journal {
             failed(match &act {
                 Act::Way(step) => self.routing.take_back(step),
                 // Whatever is there now: after a lost answer nobody knows.
-                Act::Table { from, .. } => {
-                    self.nftables.read().and_then(|there| self.nftables.replace(&there, from))
-                }
+                Act::Table { from, .. } => self.nftables.restore(from),
                 Act::Sysctl { name, from, .. } => sysctl::write(name, *from),
             });
         }

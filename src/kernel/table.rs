@@ -14,6 +14,7 @@ const GETTABLE: u16 = SUBSYSTEM | libc::NFT_MSG_GETTABLE as u16;
 const DELTABLE: u16 = SUBSYSTEM | libc::NFT_MSG_DELTABLE as u16;
 const DELRULE: u16 = SUBSYSTEM | libc::NFT_MSG_DELRULE as u16;
 const DELSET: u16 = SUBSYSTEM | libc::NFT_MSG_DELSET as u16;
+const DELSETELEM: u16 = SUBSYSTEM | libc::NFT_MSG_DELSETELEM as u16;
 const DELCHAIN: u16 = SUBSYSTEM | libc::NFT_MSG_DELCHAIN as u16;
 const NEWCHAIN: u16 = SUBSYSTEM | libc::NFT_MSG_NEWCHAIN as u16;
 const GETCHAIN: u16 = SUBSYSTEM | libc::NFT_MSG_GETCHAIN as u16;
@@ -34,8 +35,8 @@ pub(super) const OBJECT_TABLE: u16 = 1;
 /// Attribute 2 is the name of a set, the set of elements, the chain of a rule.
 pub(super) const OBJECT_OWNER: u16 = 2;
 const CHAIN_NAME: u16 = 3;
-const CHAIN_HOOK: u16 = 4;
 pub(super) const SET_ID: u16 = 10;
+pub(super) const SET_DATA_TYPE: u16 = 6;
 pub(super) const SET_DESC: u16 = 9;
 pub(super) const SET_USERDATA: u16 = 13;
 pub(super) const ELEMENTS: u16 = 3;
@@ -140,28 +141,26 @@ fn describe((kind, name): (u16, &str)) -> String {
         NEWTABLE | DELTABLE => "table",
         NEWCHAIN | DELCHAIN => "chain",
         NEWSET | DELSET => "set",
-        NEWSETELEM => "content of set",
+        NEWSETELEM | DELSETELEM => "content of set",
         _ => "content of chain",
     };
     format!("{what} {name}")
 }
 
-/// The elements of a set, in an order of their own: key, chain that it leads to, flags.
+/// The elements of a set, in an order of their own.
 fn elements<'a>(messages: &[&'a Message]) -> BTreeSet<(&'a [u8], &'a [u8], u32)> {
     let lists = messages.iter().filter_map(|m| find(m, ELEMENTS));
-    lists
-        .flat_map(attributes)
-        .map(|(_, element)| {
-            let inner = |kind, within| within_attribute(within_attribute(element, kind)?, within);
-            let key = inner(ELEM_KEY, DATA_VALUE).unwrap_or_default();
-            let chain =
-                inner(ELEM_DATA, DATA_VERDICT).and_then(|verdict| within_attribute(verdict, VERDICT_CHAIN));
-            let flags = within_attribute(element, ELEM_FLAGS)
-                .and_then(|f| f.try_into().ok())
-                .map_or(0, u32::from_be_bytes);
-            (key, chain.unwrap_or_default(), flags)
-        })
-        .collect()
+    lists.flat_map(attributes).map(|(_, bytes)| element(bytes)).collect()
+}
+
+/// An element: its key, the chain that it leads to, its flags.
+fn element(bytes: &[u8]) -> (&[u8], &[u8], u32) {
+    let inner = |kind, within| within_attribute(within_attribute(bytes, kind)?, within);
+    let key = inner(ELEM_KEY, DATA_VALUE).unwrap_or_default();
+    let chain = inner(ELEM_DATA, DATA_VERDICT).and_then(|verdict| within_attribute(verdict, VERDICT_CHAIN));
+    let flags =
+        within_attribute(bytes, ELEM_FLAGS).and_then(|f| f.try_into().ok()).map_or(0, u32::from_be_bytes);
+    (key, chain.unwrap_or_default(), flags)
 }
 
 /// Whether every attribute of `wanted` is in `found`, to any depth. Attributes with the same number are a list:
@@ -264,8 +263,22 @@ impl Nftables {
             Some(result) => return result,
             None => {}
         }
+        self.make_anew(from, to)
+    }
+
+    /// Puts back what was read before: word for word, in its order.
+    pub fn restore(&mut self, before: &Ruleset) -> Result<(), Error> {
+        let there = self.read()?;
+        match there == *before {
+            true => Ok(()),
+            false => self.make_anew(&there, before),
+        }
+    }
+
+    fn make_anew(&mut self, from: &Ruleset, to: &Ruleset) -> Result<(), Error> {
         let delete = Message { kind: DELTABLE, flags: 0, payload: naming(&[(OBJECT_TABLE, TABLE)]) };
-        self.batch(&[delete].into_iter().chain(to.0.iter().cloned()).collect::<Vec<_>>())
+        let deletion = (!from.is_empty()).then_some(delete);
+        self.batch(&deletion.into_iter().chain(to.0.iter().cloned()).collect::<Vec<_>>())
     }
 
     fn batch(&mut self, messages: &[Message]) -> Result<(), Error> {
@@ -280,37 +293,82 @@ impl Nftables {
     }
 }
 
-/// The messages that make `to` of `from` while its base chains stay where they are, and change their rules.
+/// The messages that make `to` of `from` while all that is in both stays where it is; chains change their rules.
 ///
-/// Were they deleted and made anew, a packet could run through both: the new ones before the switch, when they are
-/// still empty, and the old ones after it, when they are empty already; it would leave unmarked.
+/// A batch is atomic for rules, but not for a packet that is under way while it is committed. Were the base chains
+/// deleted and made anew, it could run through both: the new ones before the switch, when they are still empty, and
+/// the old ones after it, when they are empty already. Were a map deleted and made anew, it could ask the old one
+/// after the switch, when its elements count no more. Either way it would leave unmarked.
 fn in_place(from: &Ruleset, to: &Ruleset) -> Option<Vec<Message>> {
-    let is_base = |m: &&Message| {
-        m.kind == NEWTABLE || m.kind == NEWCHAIN && (name(m) == SYSCTLS || find(m, CHAIN_HOOK).is_some())
-    };
     let same_place = |a: &Message, b: &Message| (a.kind, name(a)) == (b.kind, name(b));
-    let alike = |a: &Message, b: &Message| covers(attributes_of(a), attributes_of(b));
+    let alike = |a: &Message, b: &Message| {
+        covers(&essence(a), attributes_of(b)) || covers(&essence(b), attributes_of(a))
+    };
+    let (old_objects, new_objects) = (from.objects(), to.objects());
+    let content = |objects: &BTreeMap<(u16, &str), Vec<&Message>>,
+                   set: &str|
+     -> BTreeSet<(Vec<u8>, Vec<u8>, u32)> {
+        let messages = objects.get(&(NEWSETELEM, set)).map_or(&[][..], Vec::as_slice);
+        elements(messages).into_iter().map(|(key, chain, flags)| (key.into(), chain.into(), flags)).collect()
+    };
+    let is_map = |set: &Message| find(set, SET_DATA_TYPE).is_some();
+
+    // What stays: tables, chains and maps that are in both; sets only with the same content, since intervals can
+    // not be told from one another by their elements.
     let mut kept: Vec<&Message> = Vec::new();
-    for old in from.0.iter().filter(is_base) {
+    for old in from.0.iter().filter(|m| matches!(m.kind, NEWTABLE | NEWCHAIN | NEWSET)) {
         match to.0.iter().find(|new| same_place(old, new)) {
-            Some(new) if alike(new, old) || alike(old, new) => kept.push(new),
-            Some(_) => return None,
-            None => {}
+            Some(new) if alike(new, old) => {
+                let same = || content(&old_objects, name(old)) == content(&new_objects, name(old));
+                if old.kind != NEWSET || is_map(old) || same() {
+                    kept.push(new);
+                }
+            }
+            Some(_) if old.kind != NEWSET => return None,
+            _ => {}
         }
     }
+    let is_kept = |message: &Message| kept.iter().any(|k| same_place(k, message));
+    let keeps_set = |set: &str| kept.iter().any(|k| k.kind == NEWSET && name(k) == set);
     if !kept.iter().any(|message| message.kind == NEWTABLE) {
         return None;
     }
+
     let delete = |kind, payload| Message { kind, flags: 0, payload };
     let mut messages = vec![delete(DELRULE, naming(&[(OBJECT_TABLE, TABLE)]))]; // all rules of the table
-    for set in from.0.iter().filter(|m| m.kind == NEWSET) {
+    for elements in from.0.iter().filter(|m| m.kind == NEWSETELEM && keeps_set(name(m))) {
+        let stay = content(&new_objects, name(elements));
+        messages.extend(without(elements, &stay).map(|m| delete(DELSETELEM, m.payload)));
+    }
+    for set in from.0.iter().filter(|m| m.kind == NEWSET && !is_kept(m)) {
         messages.push(delete(DELSET, naming(&[(OBJECT_TABLE, TABLE), (OBJECT_OWNER, name(set))])));
     }
-    for chain in from.0.iter().filter(|m| m.kind == NEWCHAIN && !kept.iter().any(|k| same_place(k, m))) {
+    for chain in from.0.iter().filter(|m| m.kind == NEWCHAIN && !is_kept(m)) {
         messages.push(delete(DELCHAIN, naming(&[(OBJECT_TABLE, TABLE), (CHAIN_NAME, name(chain))])));
     }
-    messages.extend(to.0.iter().filter(|m| !kept.iter().any(|k| same_place(k, m))).cloned());
+    for message in to.0.iter().filter(|m| !is_kept(m)) {
+        match message.kind {
+            NEWSETELEM if keeps_set(name(message)) => {
+                messages.extend(without(message, &content(&old_objects, name(message))));
+            }
+            _ => messages.push(message.clone()),
+        }
+    }
     Some(messages)
+}
+
+/// The message with the elements that are not in `others`; `None` where none is left.
+fn without(message: &Message, others: &BTreeSet<(Vec<u8>, Vec<u8>, u32)>) -> Option<Message> {
+    let mut list = Vec::new();
+    for (kind, bytes) in attributes(find(message, ELEMENTS)?) {
+        let (key, chain, flags) = element(bytes);
+        if !others.contains(&(key.into(), chain.into(), flags)) {
+            put(&mut list, kind | NESTED, bytes);
+        }
+    }
+    let mut payload = naming(&[(OBJECT_TABLE, TABLE), (OBJECT_OWNER, name(message))]);
+    put(&mut payload, ELEMENTS | NESTED, &list);
+    (!list.is_empty()).then_some(Message { kind: message.kind, flags: message.flags, payload })
 }
 
 /// A payload that names something.
@@ -336,8 +394,8 @@ fn no(what: &str, refusal: &Refusal) -> Error {
 fn as_made(message: &Message, set_id: u32) -> Message {
     let kept: &[u16] = match message.kind {
         NEWTABLE => &[OBJECT_TABLE, 2, TABLE_USERDATA], // flags: a dormant table marks nothing
-        NEWSET => &[OBJECT_TABLE, OBJECT_OWNER, 3, 4, 5, 6, 7, SET_DESC, SET_USERDATA], // flags, key, data, description, user data
-        NEWCHAIN => &[OBJECT_TABLE, CHAIN_NAME, CHAIN_HOOK, 5, 7],                      // hook, policy, type
+        NEWSET => &[OBJECT_TABLE, OBJECT_OWNER, 3, 4, 5, SET_DATA_TYPE, 7, SET_DESC, SET_USERDATA], // flags, key, data, description, user data
+        NEWCHAIN => &[OBJECT_TABLE, CHAIN_NAME, 4, 5, 7], // hook, policy, type
         NEWSETELEM => &[OBJECT_TABLE, OBJECT_OWNER, ELEMENTS],
         _ => &[OBJECT_TABLE, OBJECT_OWNER, RULE_EXPRESSIONS, RULE_USERDATA],
     };
@@ -391,17 +449,17 @@ mod tests {
         }
     }
 
-    /// Packets run through the base chains while they change: those are neither deleted nor made.
+    /// Packets are under way while a table changes: what is in both policies is neither deleted nor made.
     #[test]
-    fn an_update_leaves_base_chains_where_they_are() {
+    fn an_update_touches_only_what_changes() {
         let old = planned();
         let mut new = old.clone();
-        new.0.retain(|m| m.kind != NEWRULE || name(m) != "unmark");
+        new.0.retain(|m| !(matches!(m.kind, NEWRULE | NEWCHAIN) && name(m) == "unmark"));
         let messages = in_place(&old, &new).unwrap();
-        let touched =
-            |chain: &str| messages.iter().any(|m| matches!(m.kind, NEWCHAIN | DELCHAIN) && name(m) == chain);
-        assert!(["prerouting", "output", "input", SYSCTLS].iter().all(|chain| !touched(chain)));
-        assert!(touched("unmark") && messages.iter().all(|m| !matches!(m.kind, DELTABLE | NEWTABLE)));
+        let is_object = |m: &&Message| !matches!(m.kind, NEWRULE | DELRULE);
+        let touched: Vec<String> =
+            messages.iter().filter(is_object).map(|m| describe((m.kind, name(m)))).collect();
+        assert_eq!(touched, ["chain unmark"]);
 
         let removal = in_place(&old, &old.only_record()).unwrap();
         let deleted = |chain| removal.iter().any(|m| m.kind == DELCHAIN && name(m) == chain);

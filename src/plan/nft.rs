@@ -35,7 +35,7 @@ pub struct Table {
     pub chains: Vec<Chain>,
 }
 
-/// A named, constant set, or a map to verdicts.
+/// A named, constant set, or a map to verdicts, which is not constant: it changes while packets look things up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Set {
     /// Its name.

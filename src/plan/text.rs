@@ -169,7 +169,9 @@ impl Display for Set {
         let is_map = self.elements.verdict_count().is_some();
         writeln!(f, "\t{} {} {{", if is_map { "map" } else { "set" }, self.name)?;
         writeln!(f, "\t\ttype {}", self.elements.types())?;
-        writeln!(f, "\t\tflags constant{}", if is_map { "" } else { ",interval" })?;
+        if !is_map {
+            writeln!(f, "\t\tflags constant,interval")?;
+        }
         if self.elements.verdict_count() != Some(0) {
             writeln!(f, "\t\telements = {{ {} }}", self.elements)?;
         }

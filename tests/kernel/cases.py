@@ -20,6 +20,7 @@ import policies
 import probe
 from case import (
     Bench,
+    as_after_an_update,
     bystanders,
     case,
     require,
@@ -345,7 +346,9 @@ def marks_given(table: str) -> set[int]:
 def arrival(table: str) -> list[str]:
     """The part of the table that gives marks to connections: one policy's is told from another's by it."""
     blocks = re.findall(r"^\t(?:map|set|chain) .*?^\t}$", table, re.MULTILINE | re.DOTALL)
-    return [re.sub(r"packets \d+ bytes \d+", "", b) for b in blocks if not re.match(r"\tchain (?!from_|take_)", b)]
+    return sorted(
+        re.sub(r"packets \d+ bytes \d+", "", b) for b in blocks if not re.match(r"\tchain (?!from_|take_)", b)
+    )
 
 
 def every_update(bench: Bench, part: int, parts: int) -> None:
@@ -365,7 +368,7 @@ def every_update(bench: Bench, part: int, parts: int) -> None:
             bench.apply(host, images[old])
         trouble = one_update(host, bench, old, new, images[new], fresh[new]["nft list ruleset"])
         found = snapshot(host)
-        changed = difference(rules_in_any_order(fresh[new]), rules_in_any_order(found))
+        changed = difference(as_after_an_update(fresh[new]), as_after_an_update(found))
         if changed:
             trouble.append(f"differs from a fresh apply:\n{changed}")
         problems += [f"{old} -> {new}: {line}" for line in trouble[:3]]
@@ -518,7 +521,7 @@ def faults(bench: Bench, old: str | None, new: str | None, calls: list[str], err
             changed = difference(rules_in_any_order(before), rules_in_any_order(found))
             if done.code == 4 and changed:
                 problems.append(f"{what}: exit 4, but the state changed:\n{changed}")
-            elif done.code == 0 and difference(rules_in_any_order(wanted), rules_in_any_order(found)):
+            elif done.code == 0 and difference(as_after_an_update(wanted), as_after_an_update(found)):
                 problems.append(f"{what}: exit 0, but not the new state:\n{difference(wanted, found)}")
             elif done.code not in (0, 4):
                 problems.append(f"{what}: exit {done.code}: {done.stderr.strip()}")
@@ -596,7 +599,7 @@ def killed(bench: Bench, old: str | None, new: str | None) -> None:
             hit = 0
             other.gated(args, CALLS, judge)
             again = host.finish(*args)
-            changed = difference(rules_in_any_order(wanted), rules_in_any_order(snapshot(host)))
+            changed = difference(as_after_an_update(wanted), as_after_an_update(snapshot(host)))
             if again.returncode or changed:
                 problems.append(f"killed before change {number}, run again: exit {again.returncode}: {changed}")
             gone = other.finish(*bench.programs.remove())
