@@ -175,10 +175,12 @@ fn covers(wanted: &[u8], found: &[u8]) -> bool {
     })
 }
 
-/// The attributes that count. A set's user data is for nft alone, and its size a hint: both depend on who made it.
+/// The attributes that count. A set's user data is for nft alone, its size a hint and its number for one batch:
+/// they depend on who made it, and when.
 fn essence(message: &Message) -> Vec<u8> {
     let mut essence = Vec::new();
-    let counts = |kind: &u16| message.kind != NEWSET || !matches!(kind & !NESTED, SET_USERDATA | SET_DESC);
+    let counts =
+        |kind: &u16| message.kind != NEWSET || !matches!(kind & !NESTED, SET_USERDATA | SET_DESC | SET_ID);
     for (kind, value) in flagged_attributes(attributes_of(message)).filter(|(kind, _)| counts(kind)) {
         put(&mut essence, kind, value);
     }
@@ -464,6 +466,17 @@ mod tests {
         let removal = in_place(&old, &old.only_record()).unwrap();
         let deleted = |chain| removal.iter().any(|m| m.kind == DELCHAIN && name(m) == chain);
         assert!(deleted("prerouting") && !deleted(SYSCTLS));
+    }
+
+    /// Sets are numbered within a batch. After an update the kernel lists them in another order.
+    #[test]
+    fn the_order_of_sets_is_no_difference() {
+        let planned = planned();
+        let (sets, mut rest): (Vec<Message>, Vec<Message>) =
+            planned.0.iter().cloned().partition(|m| m.kind == NEWSET);
+        let renumbered = sets.iter().rev().enumerate().map(|(number, set)| as_made(set, number as u32));
+        rest.splice(1..1, renumbered);
+        assert_eq!(planned.difference(&Ruleset(rest)), None);
     }
 
     /// An attribute that the kernel adds is no difference; one that differs is, at any depth.
