@@ -7,8 +7,8 @@
 
 use super::journal::{Act, Journal};
 use super::lock::Lock;
+use super::ruleset::Ruleset;
 use super::sysctl::{self, Change, Needs, Setting};
-use super::table::Ruleset;
 use super::ways::{ForeignRule, Routing};
 use super::{Error, encode, names, preflight};
 use crate::plan::Plan;

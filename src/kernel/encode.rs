@@ -3,7 +3,7 @@
 
 use super::expressions::{expressions, port_key};
 use super::netlink::{Message, NESTED, put};
-use super::table::{self, Ruleset};
+use super::ruleset::{self, Ruleset};
 use crate::plan::nft::{Base, Chain, Elements, OWNER, Set, Statement, TABLE, Table};
 use crate::plan::ways::Family;
 use crate::policy::Network;
@@ -19,7 +19,7 @@ pub fn ruleset(planned: &Table) -> Ruleset {
     let mut writer = Writer::new();
     let table = nftnl::Table::new(c_string(TABLE), ProtoFamily::Inet);
     let mut made = writer.write(&table);
-    put(&mut made.payload, table::TABLE_USERDATA, &userdata_comment(OWNER));
+    put(&mut made.payload, ruleset::TABLE_USERDATA, &userdata_comment(OWNER));
     let mut messages = vec![made];
 
     messages.extend(planned.sets.iter().enumerate().map(|(index, set)| set_message(set, index as u32)));
@@ -30,7 +30,7 @@ pub fn ruleset(planned: &Table) -> Ruleset {
         messages.extend(planned.rules.iter().map(|statements| rule_message(chain, statements, &mut writer)));
     }
     for message in &mut messages {
-        message.flags = table::making(message.kind);
+        message.flags = ruleset::making(message.kind);
     }
     Ruleset(messages)
 }
@@ -55,7 +55,7 @@ fn rule_message(chain: &nftnl::Chain<'_>, statements: &[Statement], writer: &mut
     statements.iter().flat_map(expressions).for_each(|expression| rule.add_expr(&expression));
     let mut message = writer.write(&rule);
     if let [Statement::Remember(line)] = statements {
-        put(&mut message.payload, table::RULE_USERDATA, &userdata_comment(line));
+        put(&mut message.payload, ruleset::RULE_USERDATA, &userdata_comment(line));
     }
     message
 }
@@ -78,10 +78,10 @@ impl Writer {
 
 fn set_message(set: &Set, index: u32) -> Message {
     let shape = shape(&set.elements);
-    let mut payload = table::header();
+    let mut payload = ruleset::header();
     let put_u32 = |payload: &mut Vec<u8>, kind, value: u32| put(payload, kind, &value.to_be_bytes());
-    put(&mut payload, table::OBJECT_TABLE, &terminated(TABLE));
-    put(&mut payload, table::OBJECT_OWNER, &terminated(&set.name));
+    put(&mut payload, ruleset::OBJECT_TABLE, &terminated(TABLE));
+    put(&mut payload, ruleset::OBJECT_OWNER, &terminated(&set.name));
     // A map changes while rules use it; a set is made anew.
     let flags =
         if shape.is_map { libc::NFT_SET_MAP } else { libc::NFT_SET_CONSTANT | libc::NFT_SET_INTERVAL };
@@ -89,14 +89,14 @@ fn set_message(set: &Set, index: u32) -> Message {
     put_u32(&mut payload, SET_KEY_TYPE, shape.key_type);
     put_u32(&mut payload, SET_KEY_LEN, shape.key_length);
     if shape.is_map {
-        put_u32(&mut payload, table::SET_DATA_TYPE, libc::NFT_DATA_VERDICT);
+        put_u32(&mut payload, ruleset::SET_DATA_TYPE, libc::NFT_DATA_VERDICT);
     }
-    put_u32(&mut payload, table::SET_ID, index);
+    put_u32(&mut payload, ruleset::SET_ID, index);
     let size = elements(&set.elements).len() as u32;
     if size > 0 && !shape.is_map {
         let mut description = Vec::new();
         put_u32(&mut description, SET_DESC_SIZE, size);
-        put(&mut payload, table::SET_DESC | NESTED, &description);
+        put(&mut payload, ruleset::SET_DESC | NESTED, &description);
     }
     // libnftnl/udata.h: without the byte order `nft list` shows the keys wrongly.
     let mut userdata = vec![UDATA_KEYBYTEORDER, 4];
@@ -104,8 +104,8 @@ fn set_message(set: &Set, index: u32) -> Message {
     if shape.is_map {
         userdata.extend([UDATA_DATABYTEORDER, 4, 0, 0, 0, 0]);
     }
-    put(&mut payload, table::SET_USERDATA, &userdata);
-    Message { kind: table::NEWSET, flags: 0, payload }
+    put(&mut payload, ruleset::SET_USERDATA, &userdata);
+    Message { kind: ruleset::NEWSET, flags: 0, payload }
 }
 
 // linux/netfilter/nf_tables.h, enum nft_set_attributes; libnftnl/udata.h.
@@ -209,11 +209,11 @@ fn element_messages(set: &Set) -> Vec<Message> {
         for element in elements {
             put(&mut list, LIST_ELEM | NESTED, &element_attributes(element));
         }
-        let mut payload = table::header();
-        put(&mut payload, table::OBJECT_TABLE, &terminated(TABLE));
-        put(&mut payload, table::OBJECT_OWNER, &terminated(&set.name));
-        put(&mut payload, table::ELEMENTS | NESTED, &list);
-        Message { kind: table::NEWSETELEM, flags: 0, payload }
+        let mut payload = ruleset::header();
+        put(&mut payload, ruleset::OBJECT_TABLE, &terminated(TABLE));
+        put(&mut payload, ruleset::OBJECT_OWNER, &terminated(&set.name));
+        put(&mut payload, ruleset::ELEMENTS | NESTED, &list);
+        Message { kind: ruleset::NEWSETELEM, flags: 0, payload }
     };
     elements(&set.elements).chunks(ELEMENTS_PER_MESSAGE).map(message).collect()
 }
@@ -229,13 +229,17 @@ fn element_attributes(element: &Element) -> Vec<u8> {
     let mut attributes = Vec::new();
     match element {
         Element::Verdict { key, chain } => {
-            put(&mut attributes, table::ELEM_KEY | NESTED, &nested(table::DATA_VALUE, key));
+            put(&mut attributes, ruleset::ELEM_KEY | NESTED, &nested(ruleset::DATA_VALUE, key));
             let mut verdict = nested(VERDICT_CODE, &libc::NFT_GOTO.to_be_bytes());
-            put(&mut verdict, table::VERDICT_CHAIN, &terminated(chain));
-            put(&mut attributes, table::ELEM_DATA | NESTED, &nested(table::DATA_VERDICT | NESTED, &verdict));
+            put(&mut verdict, ruleset::VERDICT_CHAIN, &terminated(chain));
+            put(
+                &mut attributes,
+                ruleset::ELEM_DATA | NESTED,
+                &nested(ruleset::DATA_VERDICT | NESTED, &verdict),
+            );
         }
         Element::Start { key, is_open } => {
-            put(&mut attributes, table::ELEM_KEY | NESTED, &nested(table::DATA_VALUE, key));
+            put(&mut attributes, ruleset::ELEM_KEY | NESTED, &nested(ruleset::DATA_VALUE, key));
             if *is_open {
                 // NFTNL_SET_ELEM_F_INTERVAL_OPEN: it reaches to the end of all keys.
                 put(
@@ -246,8 +250,12 @@ fn element_attributes(element: &Element) -> Vec<u8> {
             }
         }
         Element::End { key } => {
-            put(&mut attributes, table::ELEM_FLAGS, &(libc::NFT_SET_ELEM_INTERVAL_END as u32).to_be_bytes());
-            put(&mut attributes, table::ELEM_KEY | NESTED, &nested(table::DATA_VALUE, key));
+            put(
+                &mut attributes,
+                ruleset::ELEM_FLAGS,
+                &(libc::NFT_SET_ELEM_INTERVAL_END as u32).to_be_bytes(),
+            );
+            put(&mut attributes, ruleset::ELEM_KEY | NESTED, &nested(ruleset::DATA_VALUE, key));
         }
     }
     attributes

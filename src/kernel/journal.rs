@@ -1,8 +1,9 @@
 //! What has been done so far, and how to undo it.
 
 use super::Error;
+use super::ruleset::Ruleset;
 use super::sysctl;
-use super::table::{Nftables, Ruleset};
+use super::table::Nftables;
 use super::ways::Routing;
 use crate::plan::transition::{Step, misplaced};
 use crate::plan::ways::{Rule, Ways};

@@ -8,6 +8,7 @@ mod lock;
 mod names;
 mod netlink;
 mod preflight;
+mod ruleset;
 mod sysctl;
 mod table;
 mod ways;

@@ -21,7 +21,7 @@ impl Setting {
     /// Reads a line of the record, `net/ipv4/tcp_fwmark_accept=0`. Only what we ourselves would change is taken from it.
     pub fn parse(line: &str) -> Option<Setting> {
         let (name, before) = line.split_once('=')?;
-        let port = |setting| name.strip_prefix("net/ipv4/conf/").and_then(|rest| rest.strip_suffix(setting));
+        let port = |setting| name.strip_prefix(CONF).and_then(|rest| rest.strip_suffix(setting));
         let is_port = |port: &str| !port.is_empty() && !port.contains('/') && port != "." && port != "..";
         let is_ours = [FWMARK_ACCEPT, FWMARK_REFLECT4, FWMARK_REFLECT6].contains(&name)
             || port("/src_valid_mark").or(port("/rp_filter")).is_some_and(is_port);

@@ -1,0 +1,401 @@
+//! An nftables table as the messages that make it: compared with another, and turned into another. No socket here.
+//!
+//! What is planned and what is read are the same thing, so that what was read can be put back word for word.
+//! `linux/netfilter/nf_tables.h` has the numbers.
+
+use super::netlink::{Message, NESTED, attributes, flagged_attributes, put, text};
+use crate::plan::nft::{MARKS, SYSCTLS, TABLE};
+use std::collections::{BTreeMap, BTreeSet};
+
+const SUBSYSTEM: u16 = (libc::NFNL_SUBSYS_NFTABLES as u16) << 8;
+pub(super) const NEWTABLE: u16 = SUBSYSTEM | libc::NFT_MSG_NEWTABLE as u16;
+pub(super) const GETTABLE: u16 = SUBSYSTEM | libc::NFT_MSG_GETTABLE as u16;
+pub(super) const DELTABLE: u16 = SUBSYSTEM | libc::NFT_MSG_DELTABLE as u16;
+const DELRULE: u16 = SUBSYSTEM | libc::NFT_MSG_DELRULE as u16;
+const DELSET: u16 = SUBSYSTEM | libc::NFT_MSG_DELSET as u16;
+const DELSETELEM: u16 = SUBSYSTEM | libc::NFT_MSG_DELSETELEM as u16;
+const DELCHAIN: u16 = SUBSYSTEM | libc::NFT_MSG_DELCHAIN as u16;
+const NEWCHAIN: u16 = SUBSYSTEM | libc::NFT_MSG_NEWCHAIN as u16;
+pub(super) const GETCHAIN: u16 = SUBSYSTEM | libc::NFT_MSG_GETCHAIN as u16;
+const NEWRULE: u16 = SUBSYSTEM | libc::NFT_MSG_NEWRULE as u16;
+pub(super) const GETRULE: u16 = SUBSYSTEM | libc::NFT_MSG_GETRULE as u16;
+pub(super) const NEWSET: u16 = SUBSYSTEM | libc::NFT_MSG_NEWSET as u16;
+pub(super) const GETSET: u16 = SUBSYSTEM | libc::NFT_MSG_GETSET as u16;
+pub(super) const NEWSETELEM: u16 = SUBSYSTEM | libc::NFT_MSG_NEWSETELEM as u16;
+pub(super) const GETSETELEM: u16 = SUBSYSTEM | libc::NFT_MSG_GETSETELEM as u16;
+const NLM_F_CREATE: u16 = 0x400;
+const NLM_F_EXCL: u16 = 0x200;
+const NLM_F_APPEND: u16 = 0x800;
+
+/// Size of the header before the attributes (`struct nfgenmsg`).
+pub(super) const NFGENMSG: usize = 4;
+/// Every object names its table in attribute 1.
+pub(super) const OBJECT_TABLE: u16 = 1;
+/// Attribute 2 is the name of a set, the set of elements, the chain of a rule.
+pub(super) const OBJECT_OWNER: u16 = 2;
+const CHAIN_NAME: u16 = 3;
+pub(super) const SET_ID: u16 = 10;
+pub(super) const SET_DATA_TYPE: u16 = 6;
+pub(super) const SET_DESC: u16 = 9;
+pub(super) const SET_USERDATA: u16 = 13;
+pub(super) const ELEMENTS: u16 = 3;
+pub(super) const ELEM_KEY: u16 = 1;
+pub(super) const ELEM_DATA: u16 = 2;
+pub(super) const ELEM_FLAGS: u16 = 3;
+pub(super) const DATA_VALUE: u16 = 1;
+pub(super) const DATA_VERDICT: u16 = 2;
+pub(super) const VERDICT_CHAIN: u16 = 2;
+pub(super) const TABLE_USERDATA: u16 = 6;
+const RULE_EXPRESSIONS: u16 = 4;
+pub(super) const RULE_USERDATA: u16 = 7;
+
+/// The messages that make our table, in order: table, sets, chains, elements, rules.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Ruleset(pub Vec<Message>);
+
+impl Ruleset {
+    /// No table at all.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The comments in the chain that remembers sysctls.
+    pub fn record(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(|m| is_record(m)).filter_map(|m| find(m, RULE_USERDATA).and_then(comment))
+    }
+
+    /// The marks that it gives, each with the chain that sets it.
+    pub fn marks(&self) -> Vec<(u32, &str)> {
+        let messages: Vec<&Message> =
+            self.0.iter().filter(|m| m.kind == NEWSETELEM && name(m) == MARKS).collect();
+        let mark = |key: &[u8]| key.try_into().ok().map(u32::from_ne_bytes);
+        elements(&messages)
+            .into_iter()
+            .filter_map(|(key, chain, _)| Some((mark(key)?, text(chain))))
+            .collect()
+    }
+
+    /// This table with the record of another in place of its own.
+    pub fn with_record_of(&self, other: &Ruleset) -> Ruleset {
+        let rest = self.0.iter().filter(|m| !is_record(m));
+        let table = other.0.iter().filter(|m| m.kind == NEWTABLE && self.is_empty());
+        Ruleset(rest.chain(table).chain(other.0.iter().filter(|m| is_record(m))).cloned().collect())
+    }
+
+    /// The table with its record and nothing else: it marks nothing.
+    pub fn only_record(&self) -> Ruleset {
+        Ruleset(self.0.iter().filter(|m| m.kind == NEWTABLE || is_record(m)).cloned().collect())
+    }
+
+    /// The first thing that `installed`, read from the kernel, lacks or has too much. `None`: it is this very
+    /// table. Numbers that the kernel adds by itself (handles, counters) do not count.
+    pub fn difference(&self, installed: &Ruleset) -> Option<String> {
+        let (wanted, there) = (self.objects(), installed.objects());
+        for (place, messages) in &wanted {
+            let same = there.get(place).is_some_and(|found| match place.0 {
+                NEWSETELEM => elements(messages) == elements(found),
+                _ => {
+                    let covered = |(w, f): (&&Message, &&Message)| covers(&essence(w), attributes_of(f));
+                    messages.len() == found.len() && messages.iter().zip(found).all(covered)
+                }
+            });
+            if !same {
+                return Some(format!("{} is not as the policy has it", describe(*place)));
+            }
+        }
+        let extra = there.keys().find(|place| !wanted.contains_key(*place));
+        extra.map(|place| format!("{} is not of the policy", describe(*place)))
+    }
+
+    /// The messages of each object: the rules of a chain, the elements of a set.
+    fn objects(&self) -> BTreeMap<(u16, &str), Vec<&Message>> {
+        let mut objects: BTreeMap<_, Vec<&Message>> = BTreeMap::new();
+        // A set without elements is dumped with an empty list of them.
+        let has_content =
+            |m: &&Message| m.kind != NEWSETELEM || find(m, ELEMENTS).is_some_and(|list| !list.is_empty());
+        for message in self.0.iter().filter(has_content) {
+            objects.entry((message.kind, name(message))).or_default().push(message);
+        }
+        objects
+    }
+}
+
+/// Whether a message makes the chain that remembers sysctls, or a rule in it.
+fn is_record(message: &Message) -> bool {
+    matches!(message.kind, NEWCHAIN | NEWRULE) && name(message) == SYSCTLS
+}
+
+/// The name of the table, chain or set that a message makes or adds to.
+pub(super) fn name(message: &Message) -> &str {
+    let number = match message.kind {
+        NEWTABLE | DELTABLE => OBJECT_TABLE,
+        NEWCHAIN | DELCHAIN => CHAIN_NAME,
+        _ => OBJECT_OWNER,
+    };
+    find(message, number).map_or("", text)
+}
+
+pub(super) fn describe((kind, name): (u16, &str)) -> String {
+    let what = match kind {
+        NEWTABLE | DELTABLE => "table",
+        NEWCHAIN | DELCHAIN => "chain",
+        NEWSET | DELSET => "set",
+        NEWSETELEM | DELSETELEM => "content of set",
+        _ => "content of chain",
+    };
+    format!("{what} {name}")
+}
+
+/// The elements of a set, in an order of their own.
+fn elements<'a>(messages: &[&'a Message]) -> BTreeSet<(&'a [u8], &'a [u8], u32)> {
+    let lists = messages.iter().filter_map(|m| find(m, ELEMENTS));
+    lists.flat_map(attributes).map(|(_, bytes)| element(bytes)).collect()
+}
+
+/// An element: its key, the chain that it leads to, its flags.
+fn element(bytes: &[u8]) -> (&[u8], &[u8], u32) {
+    let inner = |kind, within| within_attribute(within_attribute(bytes, kind)?, within);
+    let key = inner(ELEM_KEY, DATA_VALUE).unwrap_or_default();
+    let chain = inner(ELEM_DATA, DATA_VERDICT).and_then(|verdict| within_attribute(verdict, VERDICT_CHAIN));
+    let flags =
+        within_attribute(bytes, ELEM_FLAGS).and_then(|f| f.try_into().ok()).map_or(0, u32::from_be_bytes);
+    (key, chain.unwrap_or_default(), flags)
+}
+
+/// Whether every attribute of `wanted` is in `found`, to any depth. Attributes with the same number are a list:
+/// there have to be as many, in the same order.
+fn covers(wanted: &[u8], found: &[u8]) -> bool {
+    let kinds: BTreeSet<u16> = flagged_attributes(wanted).map(|(kind, _)| kind).collect();
+    kinds.into_iter().all(|kind| {
+        let is_list = kind & NESTED != 0;
+        let of = |bytes| attributes(bytes).filter(move |(k, _)| *k == kind & !NESTED).map(|(_, value)| value);
+        let same = |(w, f): (&[u8], &[u8])| if is_list { covers(w, f) } else { w == f };
+        of(wanted).count() == of(found).count() && of(wanted).zip(of(found)).all(same)
+    })
+}
+
+/// The attributes that count. A set's user data is for nft alone, its size a hint and its number for one batch:
+/// they depend on who made it, and when.
+fn essence(message: &Message) -> Vec<u8> {
+    let mut essence = Vec::new();
+    let counts =
+        |kind: &u16| message.kind != NEWSET || !matches!(kind & !NESTED, SET_USERDATA | SET_DESC | SET_ID);
+    for (kind, value) in flagged_attributes(attributes_of(message)).filter(|(kind, _)| counts(kind)) {
+        put(&mut essence, kind, value);
+    }
+    essence
+}
+
+fn attributes_of(message: &Message) -> &[u8] {
+    message.payload.get(NFGENMSG..).unwrap_or(&[])
+}
+
+pub(super) fn find(message: &Message, kind: u16) -> Option<&[u8]> {
+    within_attribute(attributes_of(message), kind)
+}
+
+fn within_attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    attributes(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value)
+}
+
+/// The comment in user data (libnftnl/udata.h): type 0, length, text.
+pub(super) fn comment(userdata: &[u8]) -> Option<&str> {
+    match userdata {
+        [0, length, rest @ ..] => rest.get(..usize::from(*length)).map(text),
+        _ => None,
+    }
+}
+
+/// The messages that make `to` of `from` while all that is in both stays where it is; chains change their rules.
+///
+/// A batch is atomic for rules, but not for a packet that is under way while it is committed. Were the base chains
+/// deleted and made anew, it could run through both: the new ones before the switch, when they are still empty, and
+/// the old ones after it, when they are empty already. Were a map deleted and made anew, it could ask the old one
+/// after the switch, when its elements count no more. Either way it would leave unmarked.
+pub(super) fn in_place(from: &Ruleset, to: &Ruleset) -> Option<Vec<Message>> {
+    let same_place = |a: &Message, b: &Message| (a.kind, name(a)) == (b.kind, name(b));
+    let alike = |a: &Message, b: &Message| {
+        covers(&essence(a), attributes_of(b)) || covers(&essence(b), attributes_of(a))
+    };
+    let (old_objects, new_objects) = (from.objects(), to.objects());
+    let content = |objects: &BTreeMap<(u16, &str), Vec<&Message>>,
+                   set: &str|
+     -> BTreeSet<(Vec<u8>, Vec<u8>, u32)> {
+        let messages = objects.get(&(NEWSETELEM, set)).map_or(&[][..], Vec::as_slice);
+        elements(messages).into_iter().map(|(key, chain, flags)| (key.into(), chain.into(), flags)).collect()
+    };
+    let is_map = |set: &Message| find(set, SET_DATA_TYPE).is_some();
+
+    // What stays: tables, chains and maps that are in both; sets only with the same content, since intervals can
+    // not be told from one another by their elements.
+    let mut kept: Vec<&Message> = Vec::new();
+    for old in from.0.iter().filter(|m| matches!(m.kind, NEWTABLE | NEWCHAIN | NEWSET)) {
+        match to.0.iter().find(|new| same_place(old, new)) {
+            Some(new) if alike(new, old) => {
+                let same = || content(&old_objects, name(old)) == content(&new_objects, name(old));
+                if old.kind != NEWSET || is_map(old) || same() {
+                    kept.push(new);
+                }
+            }
+            Some(_) if old.kind != NEWSET => return None,
+            _ => {}
+        }
+    }
+    let is_kept = |message: &Message| kept.iter().any(|k| same_place(k, message));
+    let keeps_set = |set: &str| kept.iter().any(|k| k.kind == NEWSET && name(k) == set);
+    if !kept.iter().any(|message| message.kind == NEWTABLE) {
+        return None;
+    }
+
+    let delete = |kind, payload| Message { kind, flags: 0, payload };
+    let mut messages = vec![delete(DELRULE, naming(&[(OBJECT_TABLE, TABLE)]))]; // all rules of the table
+    for elements in from.0.iter().filter(|m| m.kind == NEWSETELEM && keeps_set(name(m))) {
+        let stay = content(&new_objects, name(elements));
+        messages.extend(without(elements, &stay).map(|m| delete(DELSETELEM, m.payload)));
+    }
+    for set in from.0.iter().filter(|m| m.kind == NEWSET && !is_kept(m)) {
+        messages.push(delete(DELSET, naming(&[(OBJECT_TABLE, TABLE), (OBJECT_OWNER, name(set))])));
+    }
+    for chain in from.0.iter().filter(|m| m.kind == NEWCHAIN && !is_kept(m)) {
+        messages.push(delete(DELCHAIN, naming(&[(OBJECT_TABLE, TABLE), (CHAIN_NAME, name(chain))])));
+    }
+    for message in to.0.iter().filter(|m| !is_kept(m)) {
+        match message.kind {
+            NEWSETELEM if keeps_set(name(message)) => {
+                messages.extend(without(message, &content(&old_objects, name(message))));
+            }
+            _ => messages.push(message.clone()),
+        }
+    }
+    Some(messages)
+}
+
+/// The message with the elements that are not in `others`; `None` where none is left.
+fn without(message: &Message, others: &BTreeSet<(Vec<u8>, Vec<u8>, u32)>) -> Option<Message> {
+    let mut list = Vec::new();
+    for (kind, bytes) in attributes(find(message, ELEMENTS)?) {
+        let (key, chain, flags) = element(bytes);
+        if !others.contains(&(key.into(), chain.into(), flags)) {
+            put(&mut list, kind | NESTED, bytes);
+        }
+    }
+    let mut payload = naming(&[(OBJECT_TABLE, TABLE), (OBJECT_OWNER, name(message))]);
+    put(&mut payload, ELEMENTS | NESTED, &list);
+    (!list.is_empty()).then_some(Message { kind: message.kind, flags: message.flags, payload })
+}
+
+/// A payload that names something.
+pub(super) fn naming(names: &[(u16, &str)]) -> Vec<u8> {
+    let mut payload = header();
+    names.iter().for_each(|(kind, name)| put(&mut payload, *kind, &[name.as_bytes(), &[0]].concat()));
+    payload
+}
+
+/// A message of a dump, as it would be sent to make the object again: without handles, uses and positions, and
+/// for a set with the number that a batch wants for it.
+pub(super) fn as_made(message: &Message, set_id: u32) -> Message {
+    let kept: &[u16] = match message.kind {
+        NEWTABLE => &[OBJECT_TABLE, 2, TABLE_USERDATA], // flags: a dormant table marks nothing
+        NEWSET => &[OBJECT_TABLE, OBJECT_OWNER, 3, 4, 5, SET_DATA_TYPE, 7, SET_DESC, SET_USERDATA], // flags, key, data, description, user data
+        NEWCHAIN => &[OBJECT_TABLE, CHAIN_NAME, 4, 5, 7], // hook, policy, type
+        NEWSETELEM => &[OBJECT_TABLE, OBJECT_OWNER, ELEMENTS],
+        _ => &[OBJECT_TABLE, OBJECT_OWNER, RULE_EXPRESSIONS, RULE_USERDATA],
+    };
+    let mut payload = message.payload.get(..NFGENMSG).unwrap_or_default().to_vec();
+    for (kind, value) in attributes(attributes_of(message)).filter(|(kind, _)| kept.contains(kind)) {
+        put(&mut payload, kind, value);
+    }
+    if message.kind == NEWSET {
+        put(&mut payload, SET_ID, &set_id.to_be_bytes());
+    }
+    Message { kind: message.kind, flags: making(message.kind), payload }
+}
+
+/// Flags of a message that makes something: nothing is made twice, rules follow one another.
+pub(super) fn making(kind: u16) -> u16 {
+    match kind {
+        NEWRULE => NLM_F_CREATE | NLM_F_APPEND,
+        _ => NLM_F_CREATE | NLM_F_EXCL,
+    }
+}
+
+/// The header of a message about the `inet` family (`struct nfgenmsg`).
+pub(super) fn header() -> Vec<u8> {
+    vec![libc::NFPROTO_INET as u8, 0, 0, 0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::encode::ruleset;
+    use crate::plan::Plan;
+    use crate::policy::{Policy, wire};
+
+    fn planned() -> Ruleset {
+        let mut policy = Box::new(Policy::new());
+        let image = include_bytes!("../../tests/golden/policy/full.bin");
+        wire::decode(image, &mut policy).unwrap();
+        ruleset(&Plan::new(&policy).table)
+    }
+
+    /// Each message of a table counts: without it, or with another byte at its end, the table is another.
+    #[test]
+    fn nothing_of_a_table_goes_unnoticed() {
+        let whole = planned();
+        assert_eq!(whole.difference(&whole), None);
+        for at in 0..whole.0.len() {
+            let mut lacking = whole.clone();
+            let message = lacking.0.remove(at);
+            assert!(whole.difference(&lacking).is_some(), "{} was not missed", name(&message));
+            assert!(lacking.difference(&whole).is_some(), "{} was not too much", name(&message));
+        }
+    }
+
+    /// Packets are under way while a table changes: what is in both policies is neither deleted nor made.
+    #[test]
+    fn an_update_touches_only_what_changes() {
+        let old = planned();
+        let mut new = old.clone();
+        new.0.retain(|m| !(matches!(m.kind, NEWRULE | NEWCHAIN) && name(m) == "unmark"));
+        let messages = in_place(&old, &new).unwrap();
+        let is_object = |m: &&Message| !matches!(m.kind, NEWRULE | DELRULE);
+        let touched: Vec<String> =
+            messages.iter().filter(is_object).map(|m| describe((m.kind, name(m)))).collect();
+        assert_eq!(touched, ["chain unmark"]);
+
+        let removal = in_place(&old, &old.only_record()).unwrap();
+        let deleted = |chain| removal.iter().any(|m| m.kind == DELCHAIN && name(m) == chain);
+        assert!(deleted("prerouting") && !deleted(SYSCTLS));
+    }
+
+    /// Sets are numbered within a batch. After an update the kernel lists them in another order.
+    #[test]
+    fn the_order_of_sets_is_no_difference() {
+        let planned = planned();
+        let (sets, mut rest): (Vec<Message>, Vec<Message>) =
+            planned.0.iter().cloned().partition(|m| m.kind == NEWSET);
+        let renumbered = sets.iter().rev().enumerate().map(|(number, set)| as_made(set, number as u32));
+        rest.splice(1..1, renumbered);
+        assert_eq!(planned.difference(&Ruleset(rest)), None);
+    }
+
+    /// An attribute that the kernel adds is no difference; one that differs is, at any depth.
+    #[test]
+    fn attributes_are_covered_or_not() {
+        let list = |parts: &[(u16, &[u8])]| {
+            let mut bytes = Vec::new();
+            parts.iter().for_each(|(kind, value)| put(&mut bytes, *kind, value));
+            bytes
+        };
+        let inner = list(&[(1, b"name"), (2, &[1, 2, 3, 4])]);
+        let wanted = list(&[(1, b"x"), (4 | NESTED, &inner)]);
+        let more = list(&[(1, b"name"), (2, &[1, 2, 3, 4]), (3, b"handle")]);
+        let less = list(&[(1, b"name")]);
+        let other = list(&[(1, b"name"), (2, &[1, 2, 3, 5])]);
+        assert!(covers(&wanted, &list(&[(9, b"handle"), (1, b"x"), (4, &more)])));
+        for inner in [less, other] {
+            assert!(!covers(&wanted, &list(&[(1, b"x"), (4, &inner)])));
+        }
+        assert!(!covers(&wanted, &list(&[(1, b"x"), (4, &inner), (4, &inner)])));
+    }
+}
