@@ -1,6 +1,8 @@
 //! returnpath makes every connection that came in through a declared router go back out through
 //! that router. The way of the data, and the rooms it goes through, are in ARCHITECTURE.md.
 
+pub mod board;
+pub mod exit;
 pub mod kernel;
 pub mod plan;
 pub mod policy;

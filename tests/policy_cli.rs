@@ -94,7 +94,7 @@ fn wrong_usage_is_one_line_and_code_2() {
     let folder = folder("usage");
     assert_eq!(
         fails(&folder, &[], 2),
-        "'returnpath-board' requires a subcommand but one was not provided [subcommands: compile, show, plan, help]; see returnpath-board --help"
+        "'returnpath-board' requires a subcommand but one was not provided [subcommands: compile, show, plan, write, read, format, help]; see returnpath-board --help"
     );
     assert_eq!(
         fails(&folder, &["compile", "p.toml"], 2),

@@ -1,48 +1,17 @@
 //! The wire form: frozen bytes, no heap, and no bytes that get past the check.
 
+#[path = "common/heap.rs"]
+mod heap;
 #[path = "common/policy.rs"]
 mod policy;
 
+use heap::allocations;
 use policy::{any_policy, maximal};
 use proptest::prelude::*;
 use returnpath::policy::wire::{self, Error, MAX_ENCODED, ReadError};
 use returnpath::policy::{Invalid, Key, Mac, Name, Network, Path, Policy, Reason, Service, toml};
 use serde::Serialize;
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::path::PathBuf;
-
-/// Counts what this thread allocates: the harness runs tests side by side.
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
-}
-
-// SAFETY: every call goes to the system's allocator unchanged; the counter is a plain thread-local
-// without a destructor, which itself allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller's promise is ours.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is ours.
-        unsafe { System.dealloc(memory, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
-
-/// How often `work` asks for memory.
-fn allocations(work: impl FnOnce()) -> usize {
-    let before = ALLOCATIONS.get();
-    work();
-    ALLOCATIONS.get() - before
-}
 
 fn encode(policy: &Policy) -> Vec<u8> {
     let mut image = vec![0; MAX_ENCODED];

@@ -25,6 +25,17 @@ pub enum Outcome {
     Changed,
 }
 
+/// What is done about a next hop or a port that can not be used yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Early {
+    /// Nothing is installed.
+    Refuse,
+    /// It is left out, and named.
+    Await,
+    /// The same, if nobody has touched the rest since; else nothing is done at all.
+    Complete,
+}
+
 /// What the kernel holds of ours, or shall hold.
 struct State {
     ways: Ways,
@@ -36,20 +47,55 @@ struct State {
 /// # Errors
 /// The line that says what was refused, why, and what to do. The kernel is then as it was before.
 pub fn apply(policy: &Policy) -> Result<Outcome, Error> {
+    Ok(install(policy, Early::Refuse)?.map_or(Outcome::Unchanged, |(outcome, _)| outcome))
+}
+
+/// As [`apply`], at a time when ports and addresses may still come: what can not be used yet is left out, and returned
+/// as one line each. All else of its path is there, so its replies are refused (or take the main table, by the
+/// path's `when_down`) until the policy is applied again.
+///
+/// # Errors
+/// As [`apply`], for everything that waiting does not mend.
+pub fn apply_early(policy: &Policy) -> Result<Vec<String>, Error> {
+    Ok(install(policy, Early::Await)?.map_or(Vec::new(), |(_, awaited)| awaited))
+}
+
+/// Adds what [`apply_early`] has left out, as far as it can be used by now, and returns what is still awaited. `None`:
+/// somebody has changed more than that since, by another `apply` or by hand, and nothing was touched.
+///
+/// # Errors
+/// As [`apply_early`].
+pub fn complete(policy: &Policy) -> Result<Option<Vec<String>>, Error> {
+    Ok(install(policy, Early::Complete)?.map(|(_, awaited)| awaited))
+}
+
+fn install(policy: &Policy, early: Early) -> Result<Option<(Outcome, Vec<String>)>, Error> {
     let _lock = Lock::take()?;
     let mut journal = Journal::open()?;
     let (before, foreign) = observe(&mut journal)?;
-    let plan = plan(policy, &mut journal.routing)?;
+    let mut plan = plan(policy, &before.ways, &mut journal.routing)?;
+    if early == Early::Complete && !is_incomplete(&before, &plan) {
+        return Ok(None);
+    }
     preflight::check_ownership(&plan, &foreign, &mut journal.routing)?;
-    preflight::check_ports(&plan, &mut journal.routing)?;
+    let mut awaited = preflight::check_ports(&mut plan, early, &mut journal.routing)?;
 
     let needs = Needs::new(&plan, recorded(&before, &plan, &mut journal.routing)?, &mut journal.routing)?;
-    let target = State { ways: plan.ways.clone(), table: with_record(&plan, &needs.record) };
+    for name in &needs.absent {
+        match early {
+            Early::Refuse => log::warn!(
+                "/proc/sys/{name}: not there, its port is missing; run `returnpath apply` again once it is"
+            ),
+            _ => awaited.push(format!("/proc/sys/{name}: its port is not there")),
+        }
+    }
+    let mut target = State { ways: plan.ways.clone(), table: with_record(&plan, &needs.record) };
     let outcome = match needs.are_met() && target.differences(&before).is_empty() {
         true => Outcome::Unchanged,
         false => {
-            if let Err(error) = change(&mut journal, &plan, &before, &target, &needs) {
-                return Err(journal.undo(error, &before.ways));
+            match change(&mut journal, &plan, &before, &mut target, &needs, early) {
+                Ok(late) => awaited.extend(late),
+                Err(error) => return Err(journal.undo(error, &before.ways)),
             }
             flush_route_cache();
             warn_of_new_marks(&before.table, &target.table);
@@ -60,7 +106,7 @@ pub fn apply(policy: &Policy) -> Result<Outcome, Error> {
         }
     };
     names::write(&plan.table_names);
-    Ok(outcome)
+    Ok(Some((outcome, awaited)))
 }
 
 /// Takes out everything that returnpath ever installed, and nothing else.
@@ -92,7 +138,7 @@ pub fn remove() -> Result<Outcome, Error> {
 pub fn differences(policy: &Policy) -> Result<Vec<String>, Error> {
     let mut journal = Journal::open()?;
     let (there, foreign) = observe(&mut journal)?;
-    let plan = plan(policy, &mut journal.routing)?;
+    let plan = plan(policy, &there.ways, &mut journal.routing)?;
     let needs = Needs::new(&plan, recorded(&there, &plan, &mut journal.routing)?, &mut journal.routing)?;
     let target = State { ways: plan.ways.clone(), table: with_record(&plan, &needs.record) };
     let settings = needs.changes.iter().map(|c| format!("{}: is {}, should be {}", c.name, c.from, c.to));
@@ -119,12 +165,24 @@ impl State {
     }
 }
 
-/// The plan, with the port of each gateway for which the policy names none: as the kernel would find it now.
-fn plan(policy: &Policy, routing: &mut Routing) -> Result<Plan, Error> {
+/// Whether the kernel holds a plan but for some routes and the settings of some ports.
+fn is_incomplete(there: &State, plan: &Plan) -> bool {
+    let ways = Transition::new(&there.ways, &plan.ways);
+    ways.before.iter().all(|step| matches!(step, Step::AddRoute(_)))
+        && ways.after.is_empty()
+        && with_record(plan, &record_of(&there.table)).difference(&there.table).is_none()
+}
+
+/// The plan, with the port of each gateway for which the policy names none: as the kernel would find it now, or else
+/// as it did when it took the route that is there.
+fn plan(policy: &Policy, there: &Ways, routing: &mut Routing) -> Result<Plan, Error> {
     let mut plan = Plan::new(policy);
     for route in &mut plan.ways.routes {
         if let Next::Gateway { address, device: device @ None, .. } = &mut route.next {
-            *device = routing.port_towards(*address)?;
+            *device = match routing.port_towards(*address)? {
+                None => there.port_of(route.family, route.table, *address),
+                found => found,
+            };
         }
     }
     Ok(plan)
@@ -158,9 +216,11 @@ fn change(
     journal: &mut Journal,
     plan: &Plan,
     before: &State,
-    target: &State,
+    target: &mut State,
     needs: &Needs,
-) -> Result<(), Error> {
+    early: Early,
+) -> Result<Vec<String>, Error> {
+    let mut awaited = Vec::new();
     let ways = Transition::new(&before.ways, &target.ways);
     // Until the last of them is put back, the table remembers all that was ever changed.
     let everything: Vec<Setting> = needs.record.iter().chain(&needs.returns).cloned().collect();
@@ -172,7 +232,17 @@ fn change(
     for Change { name, from, to } in &needs.changes {
         journal.act(Act::Sysctl { name: name.clone(), from: *from, to: *to })?;
     }
-    ways.before.into_iter().try_for_each(|step| journal.act(Act::Way(step)))?;
+    for step in ways.before {
+        let result = journal.act(Act::Way(step.clone()));
+        match (result, step) {
+            (Err(error), Step::AddRoute(route)) if error.is_early && early != Early::Refuse => {
+                // A connection that is moved through a spare table has to have its way there.
+                let at = target.ways.routes.iter().position(|wanted| *wanted == route).ok_or(error)?;
+                awaited.push(format!("{}: no port has an address for it", target.ways.routes.remove(at)));
+            }
+            (result, _) => result?,
+        }
+    }
     if whole.difference(journal.table().unwrap_or(&before.table)).is_some() {
         replace_table(journal, before, whole)?;
     }
@@ -183,7 +253,7 @@ fn change(
     }
     journal.arrange(&target.ways.rules)?;
     match target.differences(&observe(journal)?.0).first() {
-        None => Ok(()),
+        None => Ok(awaited),
         Some(line) => Err(Error::new(format!(
             "read back: {line}; another program changed it at the same time, stop that one and try again"
         ))),

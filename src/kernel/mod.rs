@@ -1,12 +1,19 @@
 //! The only room that touches the kernel: netlink sockets, `/proc/sys`, and every `unsafe` that there is.
 
 pub mod commit;
+mod descriptors;
+pub mod device;
 mod encode;
+pub mod events;
 mod expressions;
 mod journal;
 mod lock;
+pub mod modules;
+pub mod mounts;
 mod names;
 mod netlink;
+pub mod partition;
+pub mod ports;
 mod preflight;
 mod ruleset;
 mod sysctl;
@@ -23,11 +30,13 @@ pub struct Error {
     is_lost: bool,
     /// It was refused since something else still holds it.
     is_busy: bool,
+    /// It was refused since a port or an address is not there yet: it may come.
+    is_early: bool,
 }
 
 impl Error {
     fn new(line: String) -> Error {
-        Error { line, is_lost: false, is_busy: false }
+        Error { line, is_lost: false, is_busy: false, is_early: false }
     }
 }
 
@@ -47,5 +56,5 @@ fn refused(what: fmt::Arguments<'_>, refusal: &netlink::Refusal, remedy: &str) -
         _ => remedy,
     };
     let is_busy = refusal.errno == libc::EBUSY && !refusal.is_lost;
-    Error { line: format!("{what}: {refusal}; {remedy}"), is_lost: refusal.is_lost, is_busy }
+    Error { line: format!("{what}: {refusal}; {remedy}"), is_lost: refusal.is_lost, is_busy, is_early: false }
 }

@@ -1,9 +1,10 @@
 //! What can be refused before anything has been changed.
 
 use super::Error;
+use super::commit::Early;
 use super::ways::{ForeignRule, Routing};
 use crate::plan::Plan;
-use crate::plan::ways::{Next, Rule};
+use crate::plan::ways::{Next, Route, Rule};
 
 /// Refuses to share a routing table, or a rule's place, with another program.
 pub fn check_ownership(plan: &Plan, foreign: &[ForeignRule], routing: &mut Routing) -> Result<(), Error> {
@@ -38,33 +39,48 @@ pub fn check_ownership(plan: &Plan, foreign: &[ForeignRule], routing: &mut Routi
     Ok(())
 }
 
-/// Ports that routes name have to be there; without a gateway, with one far end.
-pub fn check_ports(plan: &Plan, routing: &mut Routing) -> Result<(), Error> {
-    for route in &plan.ways.routes {
-        let (device, needs_gateway) = match &route.next {
-            Next::Gateway { device: Some(device), .. } => (device, false),
-            Next::Device(device) => (device, true),
-            _ => continue,
-        };
-        match routing.link(device)? {
-            None => {
-                return Err(Error::new(format!(
-                    "port {device}: it does not exist; correct `device`, or make the port first"
-                )));
+/// Ports that routes name have to be there and up; without a gateway, with one far end. A route that has to be
+/// awaited is taken out of the plan.
+///
+/// Returns one line for each of those.
+pub fn check_ports(plan: &mut Plan, early: Early, routing: &mut Routing) -> Result<Vec<String>, Error> {
+    let mut awaited = Vec::new();
+    for route in std::mem::take(&mut plan.ways.routes) {
+        match check_port(&route, early, routing) {
+            Err(error) if error.is_early && early != Early::Refuse => {
+                awaited.push(format!("{route}: {error}"))
             }
-            Some(link) if !link.is_up => {
-                return Err(Error::new(format!(
-                    "port {device}: it is down, and the kernel takes no route by it; bring it up first"
-                )));
+            result => {
+                result?;
+                plan.ways.routes.push(route);
             }
-            Some(link) if needs_gateway && !link.is_point_to_point => {
-                return Err(Error::new(format!(
-                    "port {device}: it is not point-to-point, so table {} needs a next hop; give its path a gateway",
-                    route.table
-                )));
-            }
-            Some(_) => {}
         }
     }
-    Ok(())
+    Ok(awaited)
+}
+
+fn check_port(route: &Route, early: Early, routing: &mut Routing) -> Result<(), Error> {
+    let too_early = |line| Err(Error { is_early: true, ..Error::new(line) });
+    let (device, needs_gateway) = match &route.next {
+        Next::Gateway { device: Some(device), .. } => (device, false),
+        Next::Device(device) => (device, true),
+        // If the address came between this look and the kernel's, the route would be another than the planned one.
+        Next::Gateway { .. } if early != Early::Refuse => {
+            return too_early("no port has an address for it".into());
+        }
+        _ => return Ok(()),
+    };
+    match routing.link(device)? {
+        None => {
+            too_early(format!("port {device}: it does not exist; correct `device`, or make the port first"))
+        }
+        Some(link) if !link.is_up => too_early(format!(
+            "port {device}: it is down, and the kernel takes no route by it; bring it up first"
+        )),
+        Some(link) if needs_gateway && !link.is_point_to_point => Err(Error::new(format!(
+            "port {device}: it is not point-to-point, so table {} needs a next hop; give its path a gateway",
+            route.table
+        ))),
+        Some(_) => Ok(()),
+    }
 }

@@ -63,6 +63,8 @@ pub struct Needs {
     pub record: Vec<Setting>,
     /// No longer needed: to be put back.
     pub returns: Vec<Setting>,
+    /// Needed, but their ports are missing.
+    pub absent: Vec<String>,
 }
 
 /// A setting that has to change.
@@ -87,13 +89,13 @@ impl Needs {
             }
             let at = rest.iter().position(|setting| setting.name == name);
             needs.record.extend(at.map(|at| rest.remove(at)));
-            match read(&name)? {
-                None => log::warn!(
-                    "/proc/sys/{name}: not there (its port is missing, or the kernel is without it); \
-                     run `returnpath apply` again once it is"
-                ),
-                Some(from) if from == to => {}
-                Some(from) => {
+            match (read(&name)?, sysctl) {
+                (None, Sysctl::Namespace(_)) => {
+                    log::warn!("/proc/sys/{name}: this kernel is without it; take one that has it");
+                }
+                (None, _) => needs.absent.push(name),
+                (Some(from), _) if from == to => {}
+                (Some(from), _) => {
                     if at.is_none() {
                         needs.record.push(Setting { name: name.clone(), before: from });
                     }

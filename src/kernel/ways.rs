@@ -429,7 +429,13 @@ impl Cause {
             }
             _ => SEE_LOG,
         };
-        refused(format_args!("{step}"), &refusal, remedy)
+        // fib_check_nh() of net/ipv4/fib_semantics.c and ip6_route_check_nh() of net/ipv6/route.c.
+        let is_early = is_route
+            && matches!(
+                refusal.errno,
+                libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN | libc::ENODEV
+            );
+        Error { is_early, ..refused(format_args!("{step}"), &refusal, remedy) }
     }
 }
 

@@ -41,6 +41,18 @@ pub struct Ways {
     pub rules: Vec<Rule>,
 }
 
+impl Ways {
+    /// The port by which a table's route reaches a next hop.
+    pub fn port_of(&self, family: Family, table: u32, next_hop: IpAddr) -> Option<Name> {
+        self.routes.iter().filter(|route| (route.family, route.table) == (family, table)).find_map(|route| {
+            match &route.next {
+                Next::Gateway { address, device, .. } if *address == next_hop => device.clone(),
+                _ => None,
+            }
+        })
+    }
+}
+
 /// A default route in a path's table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {

@@ -30,7 +30,7 @@ const HEAD: usize = MAGIC.len() + 1;
 /// Bytes after the body.
 const TAIL: usize = size_of::<u32>();
 /// Without a table: a policy is read once, and the kilobyte is better spent elsewhere.
-const CRC: Crc<u32, NoTable> = Crc::<u32, NoTable>::new(&CRC_32_ISO_HDLC);
+pub(crate) const CRC: Crc<u32, NoTable> = Crc::<u32, NoTable>::new(&CRC_32_ISO_HDLC);
 
 /// Bytes of the largest image that a checked policy can have.
 pub const MAX_ENCODED: usize = {
@@ -137,7 +137,8 @@ pub fn decode(image: &[u8], into: &mut Policy) -> Result<(), Error> {
     fill(image, into).inspect_err(|_| clear(into))
 }
 
-fn clear(policy: &mut Policy) {
+/// Makes `policy` as empty as after an error.
+pub(crate) fn clear(policy: &mut Policy) {
     policy.mark_mask = 0;
     policy.local_networks.clear();
     policy.paths.clear();

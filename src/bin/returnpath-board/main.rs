@@ -1,8 +1,13 @@
-//! The host tool: checks and compiles policies, and shows what they say and do.
+//! The host tool: checks and compiles policies, shows what they say and do, and keeps them on board partitions.
+
+mod partition;
 
 use clap::{Parser, Subcommand};
+use returnpath::exit::{self, Failure};
+use returnpath::kernel::partition::Board;
 use returnpath::plan::{self, Plan};
 use returnpath::policy::{Policy, toml, wire};
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
@@ -12,13 +17,17 @@ use std::process::ExitCode;
 /// Largest policy source, in bytes; the largest policy needs a twentieth of it.
 const MAX_SOURCE: u64 = 16 << 20;
 
-/// Compiles the policies of returnpath, and shows what they say and do.
+/// Compiles the policies of returnpath, shows what they say and do, and keeps them on board partitions.
 #[derive(Parser)]
-#[command(name = "returnpath-board", version, arg_required_else_help = false)]
+#[command(name = "returnpath-board", version, arg_required_else_help = false, after_help = EXIT_CODES)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
 }
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, or in the state asked for; 2 wrong usage, or refused without --force; 3 no usable policy;
+6 board device not found, not readable or not writable";
 
 #[derive(Subcommand)]
 enum Command {
@@ -43,31 +52,46 @@ enum Command {
         #[arg(value_name = "POLICY.toml|POLICY.bin")]
         policy: PathBuf,
     },
+    /// Write a policy to the spare slot of a board partition, and read it back
+    Write {
+        #[command(flatten)]
+        device: Device,
+        /// The policy, in either form
+        #[arg(value_name = "POLICY.toml|POLICY.bin")]
+        policy: PathBuf,
+    },
+    /// Show what the slots of a board partition hold, and which one boots
+    Read {
+        #[command(flatten)]
+        device: Device,
+    },
+    /// Make an empty board partition; a plain file that is not there is made, with 1 MiB
+    Format {
+        #[command(flatten)]
+        device: Device,
+        /// Overwrite whatever the device holds
+        #[arg(long)]
+        force: bool,
+    },
 }
 
-/// What went wrong, as one line, and the exit code that the contract gives it.
-struct Failure {
-    code: u8,
-    what: String,
+#[derive(clap::Args)]
+struct Device {
+    /// The board partition: a block device, a plain file, or PARTLABEL=LABEL
+    #[arg(long, value_name = "DEV", value_parser = parse_board)]
+    device: Board,
 }
 
-impl Failure {
-    fn usage(what: impl Into<String>) -> Self {
-        let what = what.into();
-        Self { code: 2, what }
-    }
-
-    fn policy(what: impl Into<String>) -> Self {
-        let what = what.into();
-        Self { code: 3, what }
-    }
+fn parse_board(text: &str) -> Result<Board, Infallible> {
+    Ok(Board::parse(text))
 }
 
 fn main() -> ExitCode {
     match arguments().and_then(|arguments| run(&arguments.command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("returnpath-board: {}", failure.what);
+            // One line, whatever is quoted in it.
+            eprintln!("returnpath-board: {}", failure.line.replace(char::is_control, " "));
             ExitCode::from(failure.code)
         }
     }
@@ -83,7 +107,7 @@ fn arguments() -> Result<Arguments, Failure> {
         let reason = text.split("\n\n").next().unwrap_or_default();
         let reason = reason.split_whitespace().collect::<Vec<_>>().join(" ");
         let reason = reason.trim_start_matches("error: ");
-        Failure::usage(format!("{reason}; see returnpath-board --help"))
+        Failure::new(exit::USAGE, format!("{reason}; see returnpath-board --help"))
     })
 }
 
@@ -95,6 +119,12 @@ fn run(command: &Command) -> Result<(), Failure> {
             print(&toml::render(&policy))
         }
         Command::Plan { policy } => print(&plan::text::render(&Plan::new(&*load(policy)?))),
+        Command::Write { device, policy } => {
+            let policy = load(policy)?;
+            partition::write(&device.device, &policy)
+        }
+        Command::Read { device } => partition::read(&device.device),
+        Command::Format { device, force } => partition::format(&device.device, *force),
     }
 }
 
@@ -105,21 +135,25 @@ fn compile(source: &Path, output: &Path) -> Result<(), Failure> {
     let target = fs::canonicalize(output).unwrap_or_else(|_| output.to_owned());
     if fs::canonicalize(source).is_ok_and(|source| source == target) {
         let what = "is the source itself; give the image another name";
-        return Err(Failure::usage(format!("{}: {what}", output.display())));
+        return Err(Failure::new(exit::USAGE, format!("{}: {what}", output.display())));
     }
     if fs::metadata(&target).is_ok_and(|target| !target.is_file()) {
         let what = "is not a file, and would be replaced by one; give a file's name";
-        return Err(Failure::usage(format!("{}: {what}", output.display())));
+        return Err(Failure::new(exit::USAGE, format!("{}: {what}", output.display())));
     }
     replace(&target, &image).map_err(|error| {
         let what = "choose a folder that can be written to and has room";
-        Failure::policy(format!("{}: not written: {error}; {what}", output.display()))
+        Failure::new(exit::NO_POLICY, format!("{}: not written: {error}; {what}", output.display()))
     })?;
-    let paths = match policy.paths.len() {
+    print(&format!("{}: {} bytes, {}\n", output.display(), image.len(), paths(&policy)))
+}
+
+/// How many paths a policy has, in words.
+fn paths(policy: &Policy) -> String {
+    match policy.paths.len() {
         1 => "1 path".to_owned(),
         paths => format!("{paths} paths"),
-    };
-    print(&format!("{}: {} bytes, {paths}\n", output.display(), image.len()))
+    }
 }
 
 /// The policy in a file of either form: an image is known by its first bytes.
@@ -131,11 +165,11 @@ fn load(file: &Path) -> Result<Box<Policy>, Failure> {
     let name = file.display().to_string();
     toml::text(&name, &bytes)
         .and_then(|text| toml::parse(&name, text))
-        .map_err(|error| Failure::policy(error.to_string()))
+        .map_err(|error| Failure::new(exit::NO_POLICY, error.to_string()))
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, Failure> {
-    let failure = |what: String| Failure::policy(format!("{}: {what}", file.display()));
+    let failure = |what: String| Failure::new(exit::NO_POLICY, format!("{}: {what}", file.display()));
     let mut bytes = Vec::new();
     File::open(file)
         .and_then(|open| open.take(MAX_SOURCE + 1).read_to_end(&mut bytes))
@@ -147,7 +181,7 @@ fn read(file: &Path) -> Result<Vec<u8>, Failure> {
 }
 
 fn decode(file: &Path, image: &[u8]) -> Result<Box<Policy>, Failure> {
-    let failure = |what: String| Failure::policy(format!("{}: {what}", file.display()));
+    let failure = |what: String| Failure::new(exit::NO_POLICY, format!("{}: {what}", file.display()));
     let mut policy = Box::new(Policy::new());
     wire::decode(image, &mut policy).map_err(|error| failure(error.to_string()))?;
     // Postcard can write one number in several ways, and only one of them compiles to the same bytes.
@@ -161,7 +195,7 @@ fn decode(file: &Path, image: &[u8]) -> Result<Box<Policy>, Failure> {
 fn encode(file: &Path, policy: &Policy) -> Result<Vec<u8>, Failure> {
     let mut image = vec![0; wire::MAX_ENCODED];
     let len = wire::encode(policy, &mut image)
-        .map_err(|error| Failure::policy(format!("{}: {error}", file.display())))?;
+        .map_err(|error| Failure::new(exit::NO_POLICY, format!("{}: {error}", file.display())))?;
     image.truncate(len);
     Ok(image)
 }
@@ -185,9 +219,10 @@ fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
 /// To standard output, whose reader may have read enough.
 fn print(text: &str) -> Result<(), Failure> {
     match io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(Failure::policy(format!("standard output: {error}; send it where there is room")))
-        }
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::new(
+            exit::NO_POLICY,
+            format!("standard output: {error}; send it where there is room"),
+        )),
         _ => Ok(()),
     }
 }

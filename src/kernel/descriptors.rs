@@ -1,0 +1,25 @@
+//! Standard input, output and error, before anything else runs.
+//!
+//! Where the kernel finds no `/dev/console` it starts PID 1 without them. Rust's runtime then opens `/dev/null` in their
+//! place and aborts if there is none, before `main`: the kernel would panic. So they are filled first, with what is
+//! always there. (`sanitize_standard_fds`, library/std/src/sys/pal/unix/mod.rs)
+
+use rustix::fs::{Mode, OFlags, open};
+use std::mem::forget;
+
+/// Run by the C library before `main`, as constructors are.
+#[used]
+// SAFETY: .init_array holds functions of this kind; it is what the section is for (System V gABI, chapter 5).
+#[unsafe(link_section = ".init_array")]
+static FILL: extern "C" fn() = fill;
+
+extern "C" fn fill() {
+    // The lowest free number is given out first. Above 2 everything is there.
+    while let Ok(file) = open("/", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+        use std::os::fd::AsRawFd;
+        if file.as_raw_fd() > 2 {
+            return;
+        }
+        forget(file);
+    }
+}
