@@ -3,6 +3,8 @@
 
 pub mod board;
 pub mod exit;
+pub mod init;
 pub mod kernel;
 pub mod plan;
 pub mod policy;
+pub mod source;

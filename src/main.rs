@@ -1,63 +1,101 @@
 //! The firmware: arguments, logger, exit code; nothing else.
 
+use returnpath::exit::{self, Failure};
+use returnpath::init;
 use returnpath::kernel::commit::{self, Outcome};
-use returnpath::policy::{Policy, wire};
-use std::fs::File;
+use returnpath::kernel::partition::Board;
+use returnpath::policy::Policy;
+use returnpath::source::{Source, policy};
+use std::ffi::OsString;
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 const USAGE: &str = "\
 returnpath: connections that came in through a declared router go back out through that router
 
-usage: returnpath apply  --policy FILE   install the policy: everything or nothing
-       returnpath status --policy FILE   compare the kernel with the policy
-       returnpath remove                 take out everything that returnpath ever installed
+usage: returnpath apply  [--policy FILE | --board DEVICE]   install the policy: everything or nothing
+       returnpath status [--policy FILE | --board DEVICE]   compare the kernel with the policy
+       returnpath remove                  take out everything that returnpath ever installed
+       returnpath init [ARGUMENTS]        the early-boot stage; as PID 1 it then executes the next init
        returnpath --version | --help
 
+DEVICE: PARTLABEL=<label>, or a file; without one, what returnpath.board= on the kernel command line says,
+        or else PARTLABEL=returnpath
 exit code: 0 done, or in the state asked for   2 wrong usage      3 no usable policy
            4 the kernel refused, and everything is as it was before
            5 status: the kernel differs from the policy
+           6 board device not found or not readable
+           1 init: its own work crashed, or took longer than returnpath.timeout=
 environment: RETURNPATH_LOG=error|warn|info (default info)";
 
-/// Why a run ends early: its exit code, and one line for standard error.
-struct Failure(u8, String);
-
 fn main() -> ExitCode {
+    let mut arguments = std::env::args_os();
+    let program = arguments.next().unwrap_or_default();
+    let arguments: Vec<OsString> = arguments.collect();
+    ExitCode::from(match stage(&program, &arguments) {
+        Some(arguments) => init::stage(arguments),
+        None => command(&arguments),
+    })
+}
+
+/// What belongs to the next init, where this is the early-boot stage.
+fn stage<'a>(program: &OsString, arguments: &'a [OsString]) -> Option<&'a [OsString]> {
+    let named_init =
+        Path::new(program).file_name().is_some_and(|name| name.as_encoded_bytes().ends_with(b"init"));
+    match arguments {
+        _ if named_init => Some(arguments),
+        [first, second, ..]
+            if std::process::id() != 1
+                && [first, second].map(|word| word.to_str()) == init::WORK.map(Some) =>
+        {
+            None
+        }
+        [first, rest @ ..] if first == "init" => Some(rest),
+        _ => (std::process::id() == 1).then_some(arguments),
+    }
+}
+
+fn command(arguments: &[OsString]) -> u8 {
+    let arguments: Vec<_> = arguments.iter().map(|a| a.to_string_lossy()).collect();
+    let words: Vec<&str> = arguments.iter().map(|word| &**word).collect();
+    if let ["init", "--work", milliseconds] = words[..] {
+        // The log, too, is its own affair.
+        let limit = Duration::from_millis(milliseconds.parse().unwrap_or(0));
+        return init::work::run(limit).map_or_else(|failure| failure.code, |()| 0);
+    }
     env_logger::Builder::new()
         .filter_level(log::LevelFilter::Info)
         .parse_env("RETURNPATH_LOG")
         .format(|to, record| writeln!(to, "returnpath: {}", record.args()))
         .init();
-    let arguments: Vec<String> =
-        std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
-    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    match run(&words) {
-        Ok(code) => ExitCode::from(code),
-        Err(Failure(code, line)) => {
-            // One line, whatever is quoted in it. Where nobody can be told, the exit code has to do.
-            let _ = writeln!(std::io::stderr(), "returnpath: {}", line.replace(char::is_control, " "));
-            ExitCode::from(code)
-        }
-    }
+    run(&words).unwrap_or_else(|failure| {
+        // One line, whatever is quoted in it. Where nobody can be told, the exit code has to do.
+        let _ = writeln!(std::io::stderr(), "returnpath: {}", failure.line.replace(char::is_control, " "));
+        failure.code
+    })
 }
 
 fn run(words: &[&str]) -> Result<u8, Failure> {
-    let mut policy = Policy::new();
+    let mut policy = policy();
     match words {
-        ["apply", "--policy", file] => {
-            load(file, &mut policy)?;
+        ["apply", rest @ ..] => {
+            let source = source("apply", rest)?;
+            let name = source.load(&mut policy)?;
             let outcome = commit::apply(&policy).map_err(refused)?;
-            log::info!("{file}: {}; {}", paths(&policy), said(outcome, "in force", "in force already"));
+            log::info!("{name}: {}; {}", paths(&policy), said(outcome, "in force", "in force already"));
             Ok(0)
         }
-        ["status", "--policy", file] => {
-            load(file, &mut policy)?;
+        ["status", rest @ ..] => {
+            let source = source("status", rest)?;
+            let name = source.load(&mut policy)?;
             let differences = commit::differences(&policy).map_err(refused)?;
             differences.iter().for_each(|line| print(line));
             if differences.is_empty() {
-                print(&format!("the kernel is as {file} has it: {}", paths(&policy)));
+                print(&format!("the kernel is as {name} has it: {}", paths(&policy)));
             }
-            Ok(if differences.is_empty() { 0 } else { 5 })
+            Ok(if differences.is_empty() { 0 } else { exit::DIFFERS })
         }
         ["remove"] => {
             let outcome = commit::remove().map_err(refused)?;
@@ -72,12 +110,26 @@ fn run(words: &[&str]) -> Result<u8, Failure> {
             print(USAGE);
             Ok(0)
         }
-        [] => Err(Failure(2, "no command; see `returnpath --help`".into())),
-        [command @ ("apply" | "status"), ..] => Err(Failure(
-            2,
-            format!("{command}: it takes `--policy FILE`, as two words; see `returnpath --help`"),
+        [] => Err(Failure::new(exit::USAGE, "no command; see `returnpath --help`")),
+        _ => Err(Failure::new(
+            exit::USAGE,
+            format!("`{}` is not a command; see `returnpath --help`", words.join(" ")),
         )),
-        _ => Err(Failure(2, format!("`{}` is not a command; see `returnpath --help`", words.join(" ")))),
+    }
+}
+
+/// Where a command shall take the policy from.
+fn source(command: &str, options: &[&str]) -> Result<Source, Failure> {
+    match options {
+        [] => Ok(Source::Board(init::options::Options::of_this_boot().0.board)),
+        ["--policy", file] => Ok(Source::File(file.into())),
+        ["--board", device] => Ok(Source::Board(Board::parse(device))),
+        _ => Err(Failure::new(
+            exit::USAGE,
+            format!(
+                "{command}: it takes `--policy FILE` or `--board DEVICE`, as two words; see `returnpath --help`"
+            ),
+        )),
     }
 }
 
@@ -101,29 +153,5 @@ fn said(outcome: Outcome, changed: &'static str, unchanged: &'static str) -> &'s
 }
 
 fn refused(error: returnpath::kernel::Error) -> Failure {
-    Failure(4, error.to_string())
-}
-
-/// Reads and checks a compiled policy.
-fn load(path: &str, policy: &mut Policy) -> Result<(), Failure> {
-    let no_policy = |reason: &dyn core::fmt::Display| Failure(3, format!("{path}: {reason}"));
-    let file = File::open(path)
-        .map_err(|e| no_policy(&format_args!("{e}; name a file made by `returnpath-board compile`")))?;
-    let mut image = vec![0; wire::MAX_ENCODED];
-    let length = wire::read(Reader(file), &mut image)
-        .map_err(|e| no_policy(&format_args!("{e}; name a file made by `returnpath-board compile`")))?;
-    wire::decode(&image[..length], policy).map_err(|e| no_policy(&e))
-}
-
-/// A file, to readers that know no operating system.
-struct Reader(File);
-
-impl embedded_io::ErrorType for Reader {
-    type Error = std::io::Error;
-}
-
-impl embedded_io::Read for Reader {
-    fn read(&mut self, buf: &mut [u8]) -> Result<usize, std::io::Error> {
-        std::io::Read::read(&mut self.0, buf)
-    }
+    Failure::new(exit::REFUSED, error.to_string())
 }

@@ -1,0 +1,150 @@
+//! The early-boot stage: the policy is in force before anything else opens the network.
+//!
+//! As PID 1 it may not fail. So it does next to nothing itself: a child does the work (`work`), PID 1 waits for it for a
+//! bounded time, and then executes the next init, whatever has become of the child. Neither a crash nor a hang of ours
+//! takes the machine down with it.
+
+mod kmsg;
+pub mod options;
+pub mod work;
+
+use crate::kernel::mounts::Mounts;
+use options::Options;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::ffi::OsString;
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// This program, whatever it was called by.
+const OURSELVES: &str = "/proc/self/exe";
+/// What makes it the child that does the work; a number of milliseconds follows.
+pub const WORK: [&str; 2] = ["init", "--work"];
+/// Exit code where our own work has crashed, or taken too long.
+const BROKEN: u8 = 1;
+
+/// Does the stage's work in a child. PID 1 then executes the next init with these arguments and the environment as it
+/// is, and returns only if it can not; started by another init, it returns the exit code.
+pub fn stage(arguments: &[OsString]) -> u8 {
+    let (mounts, unmounted) = Mounts::make();
+    let (options, aside) = Options::of_this_boot();
+    kmsg::log_there(options.log);
+    unmounted.iter().for_each(|error| log::error!("{error}"));
+    aside.iter().for_each(|line| log::warn!("{line}"));
+
+    let outcome = supervise(options.timeout);
+    if let Err(Failure { line: Some(line), .. }) = &outcome {
+        log::error!("{line}");
+    }
+    let is_itself = is_this_program(&options.next);
+    mounts.unmake();
+    if std::process::id() != 1 {
+        return outcome.map_or_else(|failure| failure.code, |()| 0);
+    }
+    if outcome.is_err() {
+        log::error!("the boot goes on without a policy in force");
+    }
+    let reason = match is_itself {
+        true => "it is returnpath itself".into(),
+        false => Command::new(&options.next).args(arguments).exec().to_string(),
+    };
+    log::error!(
+        "next init {}: {reason}; name another one with returnpath.next= on the kernel command line",
+        options.next
+    );
+    BROKEN
+}
+
+/// Why the policy is not in force. Without a line, the child has said it.
+struct Failure {
+    code: u8,
+    line: Option<String>,
+}
+
+/// Has the work done by a child, and waits until the policy is in force, or is not, or the time is up.
+fn supervise(limit: Duration) -> Result<(), Failure> {
+    let broken = |line| Err(Failure { code: BROKEN, line: Some(line) });
+    let deadline = Instant::now() + limit;
+    let mut child = match work(limit) {
+        Ok(child) => child,
+        Err(error) => {
+            return broken(format!("{OURSELVES}: cannot be started: {error}; /proc has to be mounted"));
+        }
+    };
+    match child.stdout.take().map(|pipe| told(pipe, deadline)) {
+        Some(Some(work::WAITING)) => return Ok(()),
+        Some(Some(_)) | None => {}
+        Some(None) => {
+            let _ = child.kill(); // if it has ended by now, so much the better
+            reap(&mut child, Instant::now() + Duration::from_millis(100));
+            return broken(format!(
+                "stopped after {} s, the time that returnpath.timeout= gives it; what it waited for is in the lines above; \
+                 `returnpath apply` makes good what is half done",
+                limit.as_secs()
+            ));
+        }
+    }
+    match reap(&mut child, deadline) {
+        Some(status) if status.success() => Ok(()),
+        Some(status) => match (status.code(), status.signal()) {
+            (Some(code), _) => Err(Failure { code: u8::try_from(code).unwrap_or(BROKEN), line: None }),
+            (None, signal) => broken(format!(
+                "our own work was ended by signal {}; this is a defect of returnpath, report it with the policy; \
+                 `returnpath apply` makes good what is half done",
+                signal.unwrap_or(0)
+            )),
+        },
+        None => broken("the child does not end; it is left alone".into()),
+    }
+}
+
+/// The child: this program under a name that does not end in `init`.
+fn work(limit: Duration) -> std::io::Result<Child> {
+    Command::new(OURSELVES)
+        .arg0("returnpath")
+        .args(WORK)
+        .arg(limit.as_millis().to_string())
+        .stdout(Stdio::piped())
+        .spawn()
+}
+
+/// What the child has told through its standard output, or [`ENDED`] if it has ended; `None` if the time was up first.
+fn told(mut pipe: ChildStdout, deadline: Instant) -> Option<u8> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        match poll(&mut [PollFd::new(&pipe, PollFlags::IN)], Some(&timeout)) {
+            Ok(0) => return None,
+            Ok(_) => {
+                let mut byte = [ENDED];
+                let _ = pipe.read(&mut byte); // nothing read: it has closed the pipe
+                return Some(byte[0]);
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return Some(ENDED),
+        }
+    }
+}
+
+const ENDED: u8 = 0;
+
+/// How a child has ended, if it does in time.
+fn reap(child: &mut Child, deadline: Instant) -> Option<ExitStatus> {
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => return Some(status),
+            Ok(None) if Instant::now() < deadline => sleep(Duration::from_millis(1)),
+            _ => return None,
+        }
+    }
+}
+
+/// Whether a file is the program that runs here: executing it again would never end.
+fn is_this_program(file: &str) -> bool {
+    let identity = |file| fs::metadata(file).map(|data| (data.dev(), data.ino()));
+    matches!((identity(file), identity(OURSELVES)), (Ok(a), Ok(b)) if a == b)
+}

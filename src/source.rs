@@ -1,0 +1,147 @@
+//! Where a policy comes from: a file, or the slots of a board partition.
+
+use crate::board::{self, Problem, Slot};
+use crate::exit::{self, Failure};
+use crate::kernel::device::Device;
+use crate::kernel::partition::Board;
+use crate::policy::{Policy, wire};
+use core::fmt::Display;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Where a policy is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// In a file, made by `returnpath-board compile`.
+    File(PathBuf),
+    /// In the newest usable slot of a board partition.
+    Board(Board),
+}
+
+/// The policy that this run is about. It lies in `.bss`: it is larger than many a stack, and PID 1 shall need little of it.
+pub fn policy() -> MutexGuard<'static, Policy> {
+    static POLICY: Mutex<Policy> = Mutex::new(Policy::new());
+    POLICY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Source {
+    /// Reads and checks the policy; returns what it was read from, for whoever is told about it.
+    ///
+    /// # Errors
+    /// [`exit::NO_POLICY`], [`exit::NO_BOARD`].
+    pub fn load(&self, policy: &mut Policy) -> Result<String, Failure> {
+        match self {
+            Source::File(path) => from_file(path, policy),
+            Source::Board(board) => {
+                let file = board.find().ok_or_else(|| no_board(board))?;
+                let mut slots = Slots::open(&file)?;
+                slots.next(policy).ok_or_else(|| slots.exhausted())
+            }
+        }
+    }
+}
+
+fn from_file(path: &Path, policy: &mut Policy) -> Result<String, Failure> {
+    let unusable =
+        |reason: &dyn Display| Failure::new(exit::NO_POLICY, format!("{}: {reason}", path.display()));
+    let unread = |reason: &dyn Display| {
+        unusable(&format_args!("{reason}; name a file made by `returnpath-board compile`"))
+    };
+    let file = File::open(path).map_err(|error| unread(&error))?;
+    let mut image = vec![0; wire::MAX_ENCODED];
+    let length = wire::read(Reader(file), &mut image).map_err(|error| unread(&error))?;
+    wire::decode(&image[..length], policy).map_err(|error| unusable(&error))?;
+    Ok(path.display().to_string())
+}
+
+/// A file, to readers that know no operating system; a pipe is as good here.
+struct Reader(File);
+
+impl embedded_io::ErrorType for Reader {
+    type Error = io::Error;
+}
+
+impl embedded_io::Read for Reader {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.0.read(into)
+    }
+}
+
+/// The failure where no disk has the board partition.
+pub fn no_board(board: &Board) -> Failure {
+    Failure::new(
+        exit::NO_BOARD,
+        format!(
+            "{board}: not found; flash the image, or name the partition with `--board` or returnpath.board="
+        ),
+    )
+}
+
+/// The usable policies of a board partition, the newest first.
+pub struct Slots {
+    file: PathBuf,
+    device: Device,
+    buffer: Box<board::Buffer>,
+    order: Vec<Slot>,
+}
+
+impl Slots {
+    /// Looks at both slots, and says in the log what is wrong with one.
+    ///
+    /// # Errors
+    /// [`exit::NO_BOARD`]: the device can not be opened, or nothing of it can be read.
+    pub fn open(file: &Path) -> Result<Slots, Failure> {
+        let failed =
+            |reason: &dyn Display| Failure::new(exit::NO_BOARD, format!("{}: {reason}", file.display()));
+        let mut device =
+            Device::open(file, false).map_err(|error| Failure::new(exit::NO_BOARD, error.to_string()))?;
+        let mut buffer = zeroed();
+        let found = board::scan(&mut device, &mut buffer);
+        if let (Err(Problem::Unreadable(_)), Err(problem @ Problem::Unreadable(_))) = (&found.a, &found.b) {
+            return Err(failed(problem));
+        }
+        for slot in Slot::BOTH {
+            match found.state(slot) {
+                Err(Problem::Empty) | Ok(_) => {}
+                Err(problem) => log::warn!("{}: {slot}: {problem}", file.display()),
+            }
+        }
+        let mut order: Vec<Slot> = found.newest_first().collect();
+        order.reverse();
+        Ok(Slots { file: file.into(), device, buffer, order })
+    }
+
+    /// The next policy, and what to call it. `None`: there is no further one.
+    pub fn next(&mut self, policy: &mut Policy) -> Option<String> {
+        while let Some(slot) = self.order.pop() {
+            match board::load(&mut self.device, slot, &mut self.buffer, policy) {
+                Ok(header) => {
+                    return Some(format!("{} ({slot}, serial {})", self.file.display(), header.serial));
+                }
+                Err(problem) => log::warn!("{}: {slot}: {problem}", self.file.display()),
+            }
+        }
+        None
+    }
+
+    /// The failure where [`Slots::next`] gives none at all.
+    pub fn exhausted(&self) -> Failure {
+        Failure::new(
+            exit::NO_POLICY,
+            format!(
+                "{}: no slot has a usable policy; write one with `returnpath-board write`",
+                self.file.display()
+            ),
+        )
+    }
+}
+
+/// On the heap from the start: it is larger than many a stack.
+fn zeroed() -> Box<board::Buffer> {
+    match vec![0; wire::MAX_ENCODED].into_boxed_slice().try_into() {
+        Ok(buffer) => buffer,
+        Err(_) => unreachable!("its length is the array's"),
+    }
+}
