@@ -1,11 +1,19 @@
 .DEFAULT_GOAL := help
-.PHONY: help firmware test demo clean
+.PHONY: help firmware image flash test demo clean
+
+export POLICY OVERLAY DISK
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 firmware: ## build the static binary, at target/firmware/returnpath
 	@image/firmware/build
+
+image: ## build a disk image: BOARD= (in board/; default qemu-x86_64), POLICY= (.toml, .bin), OVERLAY= (a tree over the root)
+	@image/build $(BOARD)
+
+flash: ## write the image of BOARD= to DEVICE= and read it back; DISK=internal for a disk that is not removable
+	@image/flash "$(BOARD)" "$(DEVICE)"
 
 test: ## install what is missing and run every check and test
 	@tests/run
