@@ -7,9 +7,8 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
-/// What a plan may ask of nftables. Their dependencies bring the rest, conntrack among it.
-const NEEDED: [&str; 7] =
-    ["nf_tables", "nft_ct", "nft_fib_inet", "nft_limit", "nft_log", "nf_log_syslog", "nf_conntrack"];
+/// What a plan may ask of nftables, one a line. The image builder reads the same list.
+const NEEDED: &str = include_str!("../../image/netfilter");
 
 /// `MODULE_INIT_COMPRESSED_FILE` (`linux/module.h`, since 5.17): the kernel unpacks it.
 const COMPRESSED: i32 = 4;
@@ -31,7 +30,7 @@ pub fn load() -> Result<(), Error> {
         }
         Err(error) => return Err(Error::new(format!("{list}: {error}; run depmod for this kernel"))),
     };
-    for name in NEEDED {
+    for name in NEEDED.lines().filter(|line| !line.starts_with('#')) {
         for file in in_order(&list, name) {
             insert(Path::new(&folder), file)?;
         }
