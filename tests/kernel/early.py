@@ -1,6 +1,6 @@
 """The boot stage, started by another init: what can not be used yet is installed as soon as it can.
 
-As PID 1 and with real disks it is tested in virtual machines (tests/vm); here each thing that may come late, one by one.
+As PID 1 and with real disks it is tested in virtual machines (tests/vm); here, each thing that may come late by itself.
 """
 
 from __future__ import annotations
@@ -85,9 +85,9 @@ class Stage:
         found = []
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                if b"--work" in (process / "cmdline").read_bytes().split(b"\0"):
-                    if (process / "ns/net").stat().st_ino == here:
-                        found.append(int(process.name))
+                is_stage = b"--work" in (process / "cmdline").read_bytes().split(b"\0")
+                if is_stage and (process / "ns/net").stat().st_ino == here:
+                    found.append(int(process.name))
         return found
 
     def ends(self) -> None:
