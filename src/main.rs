@@ -35,6 +35,13 @@ fn main() -> ExitCode {
     let program = arguments.next().unwrap_or_default();
     let arguments: Vec<OsString> = arguments.collect();
     ExitCode::from(match stage(&program, &arguments) {
+        Some([word, ..]) if std::process::id() != 1 => {
+            complain(&format!(
+                "init: `{}`: arguments are for PID 1 to pass on; give none",
+                word.to_string_lossy()
+            ));
+            exit::USAGE
+        }
         Some(arguments) => init::stage(arguments),
         None => command(&arguments),
     })
@@ -71,10 +78,14 @@ fn command(arguments: &[OsString]) -> u8 {
         .format(|to, record| writeln!(to, "returnpath: {}", record.args()))
         .init();
     run(&words).unwrap_or_else(|failure| {
-        // One line, whatever is quoted in it. Where nobody can be told, the exit code has to do.
-        let _ = writeln!(std::io::stderr(), "returnpath: {}", failure.line.replace(char::is_control, " "));
+        complain(&failure.line);
         failure.code
     })
+}
+
+/// One line, whatever is quoted in it. Where nobody can be told, the exit code has to do.
+fn complain(line: &str) {
+    let _ = writeln!(std::io::stderr(), "returnpath: {}", line.replace(char::is_control, " "));
 }
 
 fn run(words: &[&str]) -> Result<u8, Failure> {

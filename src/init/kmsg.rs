@@ -3,20 +3,24 @@
 use env_logger::{Builder, Target};
 use log::{Level, LevelFilter};
 use std::fs::OpenOptions;
-use std::io::Write;
+use std::io::{Write, stderr};
 
 /// Longest line, in bytes: the kernel refuses a record over 1024 with what it adds (`devkmsg_write`, kernel/printk/printk.c).
 const LONGEST: usize = 900;
 
-/// Sends what is logged from now on to `/dev/kmsg`, with its level; where that is missing, to standard error.
-pub fn log_there(level: LevelFilter) {
+/// Sends what is logged from now on to `/dev/kmsg`, with its level. Errors go to standard error as well where
+/// `is_attended`: somebody has started the stage by hand. Without `/dev/kmsg` everything goes there.
+pub fn log_there(level: LevelFilter, is_attended: bool) {
     let mut builder = Builder::new();
     builder.filter_level(level);
     match OpenOptions::new().write(true).open("/dev/kmsg") {
         Ok(kmsg) => {
             builder.target(Target::Pipe(Box::new(kmsg)));
-            builder.format(|to, record| {
+            builder.format(move |to, record| {
                 let text = one_line(record.args().to_string());
+                if is_attended && record.level() == Level::Error {
+                    let _ = writeln!(stderr(), "returnpath: {text}");
+                }
                 writeln!(to, "<{}>returnpath: {text}", severity(record.level()))
             });
         }

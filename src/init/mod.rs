@@ -32,7 +32,8 @@ const BROKEN: u8 = 1;
 pub fn stage(arguments: &[OsString]) -> u8 {
     let (mounts, unmounted) = Mounts::make();
     let (options, aside) = Options::of_this_boot();
-    kmsg::log_there(options.log);
+    let is_first = std::process::id() == 1;
+    kmsg::log_there(options.log, !is_first);
     unmounted.iter().for_each(|error| log::error!("{error}"));
     aside.iter().for_each(|line| log::warn!("{line}"));
 
@@ -42,7 +43,7 @@ pub fn stage(arguments: &[OsString]) -> u8 {
     }
     let is_itself = is_this_program(&options.next);
     mounts.unmake();
-    if std::process::id() != 1 {
+    if !is_first {
         return outcome.map_or_else(|failure| failure.code, |()| 0);
     }
     if outcome.is_err() {
@@ -75,30 +76,29 @@ fn supervise(limit: Duration) -> Result<(), Failure> {
             return broken(format!("{OURSELVES}: cannot be started: {error}; /proc has to be mounted"));
         }
     };
-    match child.stdout.take().map(|pipe| told(pipe, deadline)) {
-        Some(Some(work::WAITING)) => return Ok(()),
-        Some(Some(_)) | None => {}
-        Some(None) => {
+    let word = child.stdout.take().map_or(Word::None, |pipe| hear(pipe, deadline));
+    match word {
+        Word::Byte(work::WAITING) => return Ok(()),
+        Word::Late => {
             let _ = child.kill(); // if it has ended by now, so much the better
-            reap(&mut child, Instant::now() + Duration::from_millis(100));
-            return broken(format!(
-                "stopped after {} s, the time that returnpath.timeout= gives it; what it waited for is in the lines above; \
-                 `returnpath apply` makes good what is half done",
-                limit.as_secs()
-            ));
         }
+        _ => {}
     }
-    match reap(&mut child, deadline) {
-        Some(status) if status.success() => Ok(()),
-        Some(status) => match (status.code(), status.signal()) {
-            (Some(code), _) => Err(Failure { code: u8::try_from(code).unwrap_or(BROKEN), line: None }),
-            (None, signal) => broken(format!(
-                "our own work was ended by signal {}; this is a defect of returnpath, report it with the policy; \
-                 `returnpath apply` makes good what is half done",
-                signal.unwrap_or(0)
-            )),
-        },
-        None => broken("the child does not end; it is left alone".into()),
+    // It has ended, or is about to; what can not be ended is left alone.
+    let status = reap(&mut child, Instant::now() + Duration::from_millis(100));
+    match word {
+        Word::Byte(0) => Ok(()),
+        Word::Byte(code) => Err(Failure { code, line: None }),
+        Word::Late => broken(format!(
+            "stopped after {} s, the time that returnpath.timeout= gives it; what it waited for is in the lines above; \
+             `returnpath apply` makes good what is half done",
+            limit.as_secs()
+        )),
+        Word::None => broken(format!(
+            "our own work was ended by signal {}; this is a defect of returnpath, report it with the policy; \
+             `returnpath apply` makes good what is half done",
+            status.and_then(|status| status.signal()).unwrap_or(0)
+        )),
     }
 }
 
@@ -112,25 +112,31 @@ fn work(limit: Duration) -> std::io::Result<Child> {
         .spawn()
 }
 
-/// What the child has told through its standard output, or [`ENDED`] if it has ended; `None` if the time was up first.
-fn told(mut pipe: ChildStdout, deadline: Instant) -> Option<u8> {
+/// What the child has told through its standard output.
+enum Word {
+    /// [`work::WAITING`], or its exit code.
+    Byte(u8),
+    /// It has ended without a word.
+    None,
+    /// Nothing in time.
+    Late,
+}
+
+fn hear(mut pipe: ChildStdout, deadline: Instant) -> Word {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
         match poll(&mut [PollFd::new(&pipe, PollFlags::IN)], Some(&timeout)) {
-            Ok(0) => return None,
+            Ok(0) => return Word::Late,
             Ok(_) => {
-                let mut byte = [ENDED];
-                let _ = pipe.read(&mut byte); // nothing read: it has closed the pipe
-                return Some(byte[0]);
+                let mut byte = [0];
+                return if matches!(pipe.read(&mut byte), Ok(1)) { Word::Byte(byte[0]) } else { Word::None };
             }
             Err(rustix::io::Errno::INTR) => {}
-            Err(_) => return Some(ENDED),
+            Err(_) => return Word::None,
         }
     }
 }
-
-const ENDED: u8 = 0;
 
 /// How a child has ended, if it does in time.
 fn reap(child: &mut Child, deadline: Instant) -> Option<ExitStatus> {

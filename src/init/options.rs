@@ -31,8 +31,8 @@ impl Default for Options {
 impl Options {
     /// Those of the running kernel.
     pub fn of_this_boot() -> (Options, Vec<String>) {
-        match std::fs::read_to_string("/proc/cmdline") {
-            Ok(line) => Options::parse(&line),
+        match std::fs::read("/proc/cmdline") {
+            Ok(line) => Options::parse(&String::from_utf8_lossy(&line)),
             Err(error) => {
                 (Options::default(), vec![format!("/proc/cmdline: {error}; the defaults are taken")])
             }

@@ -3,23 +3,31 @@
 use super::options::Options;
 use crate::exit::{self, Failure};
 use crate::kernel::commit::{apply_early, complete};
+use crate::kernel::descriptors::close_inherited;
 use crate::kernel::events::Changes;
 use crate::kernel::partition::Board;
-use crate::kernel::{Error, modules, mounts, ports};
+use crate::kernel::{Error, modules, ports};
 use crate::policy::{Name, Policy};
 use crate::source::{Slots, no_board, policy};
 use log::Level;
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+use std::env::set_current_dir;
 use std::fs::File;
 use std::io::{Write, stdout};
+use std::os::unix::process::parent_id;
+use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// What the child tells PID 1: the policy is in force, and the child stays behind for what could not be used yet.
 pub const WAITING: u8 = b'w';
 
-/// How often the partition is looked for.
+/// How often the partition is looked for, and `/proc`.
 const INTERVAL: Duration = Duration::from_millis(10);
+/// How long the next init may take to mount `/proc`.
+const PROC_PATIENCE: Duration = Duration::from_secs(60);
+/// Between an attempt that failed and the next one.
+const PAUSE: Duration = Duration::from_secs(5);
 
 /// Does the work of the stage, for which PID 1 gives `limit`. Waiting for a partition or a port ends after seven tenths
 /// of that, so that there is time left for what can be done.
@@ -27,10 +35,13 @@ const INTERVAL: Duration = Duration::from_millis(10);
 /// # Errors
 /// The line that says what went wrong; it is in the kernel log already.
 pub fn run(limit: Duration) -> Result<(), Failure> {
+    let until = Instant::now() + limit * 7 / 10;
+    close_inherited();
     let (options, _) = Options::of_this_boot();
-    super::kmsg::log_there(options.log);
-    work(&options.board, Instant::now() + limit * 7 / 10)
-        .inspect_err(|failure| log::error!("{}", failure.line))
+    super::kmsg::log_there(options.log, parent_id() != 1);
+    let result = work(&options.board, until).inspect_err(|failure| log::error!("{}", failure.line));
+    tell(result.as_ref().map_or_else(|failure| failure.code, |()| 0));
+    result
 }
 
 fn work(board: &Board, until: Instant) -> Result<(), Failure> {
@@ -47,6 +58,7 @@ fn work(board: &Board, until: Instant) -> Result<(), Failure> {
         ports.bring_up();
         match apply_early(&policy) {
             Ok(awaited) => {
+                drop(slots); // and with them the device
                 let paths = policy.paths.len();
                 log::info!("{name}: {paths} path{}; in force", if paths == 1 { "" } else { "s" });
                 return attend(&policy, ports, &changes, awaited, until).map_err(refused);
@@ -103,13 +115,13 @@ fn attend(
             let level = if ports.missing.is_empty() { Level::Info } else { Level::Warn };
             say(level, format!("waiting for {}", lacks.join(", and ")));
             if !is_told {
-                mounts::keep(); // before PID 1 unmounts them
-                let _ = stdout().write_all(&[WAITING]).and_then(|()| stdout().flush()); // nobody there, nobody to tell
+                tell(WAITING);
                 let_go();
                 is_told = true;
             }
         }
         changes.wait(waits_for_ports.then_some(left))?;
+        await_proc()?;
         ports.bring_up();
         awaited = match complete(policy) {
             Ok(Some(rest)) => rest,
@@ -118,8 +130,11 @@ fn attend(
                 return Ok(());
             }
             Err(error) => {
-                say(Level::Error, error.to_string());
-                vec!["what was refused".into()] // until the next change
+                log::error!("{error}");
+                if is_told {
+                    sleep(PAUSE); // what was undone is a change, too
+                }
+                vec!["another attempt".into()]
             }
         };
     }
@@ -129,8 +144,26 @@ fn attend(
     Ok(())
 }
 
-/// Lets go of the terminal or the pipes that the stage was started with: somebody may wait for their end.
+/// Tells PID 1 one byte.
+fn tell(word: u8) {
+    let _ = stdout().write_all(&[word]).and_then(|()| stdout().flush()); // nobody there, nobody to tell
+}
+
+/// Settings of ports are below `/proc`, which PID 1 may have unmounted, and which the next init will mount soon.
+fn await_proc() -> Result<(), Error> {
+    let until = Instant::now() + PROC_PATIENCE;
+    while !Path::new("/proc/sys/net").exists() {
+        if Instant::now() > until {
+            return Err(Error::no_proc());
+        }
+        sleep(INTERVAL);
+    }
+    Ok(())
+}
+
+/// Lets go of what the stage was started with: the terminal or pipes, whose end somebody may wait for, and the folder.
 fn let_go() {
+    let _ = set_current_dir("/");
     if let Ok(nothing) = File::open("/dev/null") {
         // Each fails only for want of a descriptor, and then stays as it is.
         let _ = dup2_stdin(&nothing);

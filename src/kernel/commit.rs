@@ -72,6 +72,7 @@ pub fn complete(policy: &Policy) -> Result<Option<Vec<String>>, Error> {
 fn install(policy: &Policy, early: Early) -> Result<Option<(Outcome, Vec<String>)>, Error> {
     let _lock = Lock::take()?;
     let mut journal = Journal::open()?;
+    journal.routing.only_connected = early != Early::Refuse;
     let (before, foreign) = observe(&mut journal)?;
     let mut plan = plan(policy, &before.ways, &mut journal.routing)?;
     if early == Early::Complete && !is_incomplete(&before, &plan) {
@@ -105,7 +106,9 @@ fn install(policy: &Policy, early: Early) -> Result<Option<(Outcome, Vec<String>
             Outcome::Changed
         }
     };
-    names::write(&plan.table_names);
+    if early != Early::Complete {
+        names::write(&plan.table_names);
+    }
     Ok(Some((outcome, awaited)))
 }
 
@@ -235,10 +238,16 @@ fn change(
     for step in ways.before {
         let result = journal.act(Act::Way(step.clone()));
         match (result, step) {
-            (Err(error), Step::AddRoute(route)) if error.is_early && early != Early::Refuse => {
+            // Once the policy is in force, one route that the kernel takes for wrong does not undo the others.
+            (Err(error), Step::AddRoute(route))
+                if early == Early::Await && error.is_early || early == Early::Complete && !error.is_lost =>
+            {
                 // A connection that is moved through a spare table has to have its way there.
-                let at = target.ways.routes.iter().position(|wanted| *wanted == route).ok_or(error)?;
-                awaited.push(format!("{}: no port has an address for it", target.ways.routes.remove(at)));
+                let Some(at) = target.ways.routes.iter().position(|wanted| *wanted == route) else {
+                    return Err(error);
+                };
+                target.ways.routes.remove(at);
+                awaited.push(error.to_string());
             }
             (result, _) => result?,
         }

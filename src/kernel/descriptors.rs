@@ -1,4 +1,4 @@
-//! Standard input, output and error, before anything else runs.
+//! Descriptors that this process starts with.
 //!
 //! Where the kernel finds no `/dev/console` it starts PID 1 without them. Rust's runtime then opens `/dev/null` in their
 //! place and aborts if there is none, before `main`: the kernel would panic. So they are filled first, with what is
@@ -22,4 +22,11 @@ extern "C" fn fill() {
         }
         forget(file);
     }
+}
+
+/// Closes what was inherited beside standard input, output and error: a process that stays behind would hold it for ever,
+/// such as a lock of whoever started the stage.
+pub fn close_inherited() {
+    // SAFETY: called before this process has opened anything, so nothing above 2 is owned by a value of ours.
+    unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) };
 }

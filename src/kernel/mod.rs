@@ -1,7 +1,7 @@
 //! The only room that touches the kernel: netlink sockets, `/proc/sys`, and every `unsafe` that there is.
 
 pub mod commit;
-mod descriptors;
+pub mod descriptors;
 pub mod device;
 mod encode;
 pub mod events;
@@ -37,6 +37,11 @@ pub struct Error {
 impl Error {
     fn new(line: String) -> Error {
         Error { line, is_lost: false, is_busy: false, is_early: false }
+    }
+
+    /// `/proc` is missing, and has not been mounted for a while.
+    pub fn no_proc() -> Error {
+        Error::new("/proc/sys/net: not there; mount /proc, and run `returnpath apply`".into())
     }
 }
 

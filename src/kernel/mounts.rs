@@ -3,7 +3,6 @@
 
 use super::Error;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
-use rustix::thread::{UnshareFlags, unshare_unsafe};
 use std::fs;
 use std::path::Path;
 
@@ -46,16 +45,5 @@ impl Mounts {
                 log::warn!("{place}: cannot be unmounted: {error}; the next init finds it mounted");
             }
         }
-    }
-}
-
-/// From here on this process keeps what is mounted, whatever is unmounted elsewhere: it will need `/proc` when nobody has
-/// mounted that again yet.
-pub fn keep() {
-    // SAFETY: unshare is unsafe for what it can do to descriptors that threads share. A mount namespace has none.
-    if let Err(error) = unsafe { unshare_unsafe(UnshareFlags::NEWNS) } {
-        log::info!(
-            "no mount namespace: {error}; settings of ports that come later may have to wait for `returnpath apply`"
-        );
     }
 }

@@ -35,6 +35,10 @@ const RTA_TABLE: u16 = 15;
 /// The metric of an IPv6 route that is given none (`linux/ipv6_route.h`).
 const IP6_RT_PRIO_USER: u32 = 1024;
 const RTNH_F_ONLINK: u8 = 4;
+/// In a lookup's flags: answer with the route that matched (`linux/rtnetlink.h`, since 4.13).
+const RTM_F_FIB_MATCH: u32 = 0x2000;
+/// A route that an address has brought, and one that a router advertisement has.
+const CONNECTED: [u8; 2] = [2, 9]; // RTPROT_KERNEL, RTPROT_RA
 const RTN_UNICAST: u8 = 1;
 const RTN_LOCAL: u8 = 2;
 const RTN_UNREACHABLE: u8 = 7;
@@ -64,6 +68,8 @@ pub struct Link {
 pub struct Routing {
     socket: Socket,
     links: Vec<Link>, // those asked for so far
+    /// While addresses are awaited, a wider route that happens to be there is not taken for the gateway's link.
+    pub only_connected: bool,
 }
 
 /// A rule of somebody else.
@@ -84,7 +90,7 @@ impl Routing {
     pub fn open() -> Result<Routing, Error> {
         let socket = Socket::open(mnl::Bus::Route)
             .map_err(|e| Error::new(format!("routing socket: {e}; is CONFIG_NET there?")))?;
-        Ok(Routing { socket, links: Vec::new() })
+        Ok(Routing { socket, links: Vec::new(), only_connected: false })
     }
 
     /// The port of a name; `None` where there is none.
@@ -130,7 +136,8 @@ impl Routing {
                 emitted(&RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(a, 128).build())
             }
         };
-        payload[4..12].fill(0); // struct rtmsg: a lookup takes no table, protocol, scope or type
+        payload[4..8].fill(0); // struct rtmsg: a lookup takes no table, protocol, scope or type
+        payload[8..12].copy_from_slice(&RTM_F_FIB_MATCH.to_ne_bytes());
         let Ok(answer) = self.socket.ask(&Message { kind: RTM_GETROUTE, flags: 0, payload }) else {
             return Ok(None);
         };
@@ -140,7 +147,14 @@ impl Routing {
                 "gateway {gateway}: it is an address of this host; name the router's"
             )));
         }
-        let route = route.and_then(|m| m.payload.get(12..));
+        let length = gateway_length(gateway);
+        let is_link = |message: &[u8]| {
+            let (prefix, protocol) =
+                (message.get(1).copied().unwrap_or(0), message.get(5).copied().unwrap_or(0));
+            // A default route by a tunnel matches every address.
+            prefix > 0 && (!self.only_connected || prefix == length || CONNECTED.contains(&protocol))
+        };
+        let route = route.filter(|m| is_link(&m.payload)).and_then(|m| m.payload.get(12..));
         let on_link = route.filter(|attributes| find(attributes, RTA_GATEWAY).is_none());
         match on_link.and_then(|attributes| find(attributes, RTA_OIF)).and_then(|oif| u32_at(oif, 0)) {
             Some(index) => Ok(self.link_at(index)?.map(|link| link.name)),
@@ -311,6 +325,11 @@ impl Routing {
         };
         Ok(Some(Route { family, table, next }))
     }
+}
+
+/// Bits of an address.
+fn gateway_length(gateway: IpAddr) -> u8 {
+    if gateway.is_ipv4() { 32 } else { 128 }
 }
 
 /// What all our routes have in common.

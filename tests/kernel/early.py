@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -169,6 +170,72 @@ def port_later(bench: Bench) -> None:
         boot.in_force()
 
 
+@case("early/another-way-is-not-the-link")
+def not_the_link(bench: Bench) -> None:
+    """A default route by a tunnel reaches every address, and so does a wide one; neither is where the gateway is."""
+    with stage(bench, LAN.replace(', "fd00::2"', "") + LATE) as boot:
+        without_address(boot.host, "eth0")
+        boot.init()
+        boot.host.batch("route add default dev ppp0", "route add 10.0.0.0/8 dev ppp0")
+        boot.host.batch("link add eth7 type veth peer name peer7", "link set peer7 up")
+        boot.until(lambda: ",UP" in boot.host.run("ip", "link", "show", "eth7"), "the port, which came later")
+        boot.host.batch("addr add 10.0.0.10/24 dev eth0")
+        boot.until(lambda: "via 10.0.0.2" in boot.table(200), "the route")
+        require(IN_ROUTER2 in boot.table(200), boot.table(200))
+        boot.host.batch("addr add 10.7.0.10/24 dev eth7")
+        boot.ends()
+        boot.in_force()
+
+
+@case("early/one-wrong-gateway")
+def wrong_gateway(bench: Bench) -> None:
+    """What the kernel will never take holds up no other path, and is told once."""
+    wrong = LATE.replace('ingress = ["eth7"]', 'source_macs = ["52:54:00:00:00:07"]')
+    wrong = wrong.replace('device = "eth7"', 'device = "eth0"').replace("10.7.0.2", "10.0.0.255")
+    with stage(bench, LAN.replace(', "fd00::2"', "") + wrong) as boot:
+        without_address(boot.host, "eth0")
+        boot.init()
+        boot.host.batch("addr add 10.0.0.10/24 dev eth0")
+        boot.until(lambda: IN_ROUTER2 in boot.table(200), "the route of the other path")
+        boot.says("Nexthop has invalid gateway")
+        for number in range(50):
+            boot.host.batch(f"route add 192.0.2.{number}/32 dev eth1")
+        require(IN_ROUTER2 in boot.table(200), "it has been undone")
+        require(boot.log().count("\n") < 20, f"it says too much: {boot.said}")
+        for process in boot.waiting():
+            os.kill(process, signal.SIGTERM)
+        boot.ends()
+
+
+@case("early/holds-nothing-of-its-caller")
+def holds_nothing(bench: Bench) -> None:
+    """Its descriptors and its folder would be held for as long as something is awaited."""
+    with stage(bench, LAN.replace(', "fd00::2"', "")) as boot:
+        without_address(boot.host, "eth0")
+        boot.host.run("sh", "-c", f"cd {bench.folder}; exec {bench.programs.firmware} init 7>held 8<held")
+        (process,) = boot.waiting()
+
+        def strange() -> list[str]:
+            held = [os.readlink(file) for file in Path(f"/proc/{process}/fd").iterdir()]
+            return [file for file in held if not file.startswith(("/dev/null", "socket:")) and "kmsg" not in file]
+
+        boot.until(lambda: not strange(), f"it to let go of {strange()}")  # the lock, for a moment
+        require(os.readlink(f"/proc/{process}/cwd") == "/", "it holds the folder")
+        boot.host.batch("addr add 10.0.0.10/24 dev eth0")
+        boot.ends()
+
+
+@case("early/odd-command-line")
+def odd_command_line(bench: Bench) -> None:
+    with stage(bench, LAN) as boot:
+        line = bench.folder / "cmdline"
+        line.write_bytes(b"caf\xe9 " + line.read_bytes())
+        boot.init()
+        boot.in_force()
+        done = boot.host.finish(bench.programs.firmware, "init", "--help")
+        require(done.returncode == 2 and "init: `--help`" in done.stderr, f"{done.returncode}: {done.stderr}")
+
+
 @case("early/onlink-needs-no-address")
 def onlink(bench: Bench) -> None:
     with stage(bench, ONLINK) as boot:
@@ -236,7 +303,9 @@ def none_left(bench: Bench) -> None:
 def no_board(bench: Bench) -> None:
     with stage(bench, LAN) as boot:
         os.unlink(boot.board)
-        require("board.img" in boot.init(code=6), boot.log())
+        done = boot.host.finish(bench.programs.firmware, "init")
+        require(done.returncode == 6 and "board.img: not found" in done.stderr, f"{done.returncode}: {done.stderr}")
+        require("<3>" in boot.log() and "board.img: not found" in boot.log(), boot.log())
 
 
 @case("early/no-policy-in-it")

@@ -29,7 +29,7 @@ ONE_PORT_MISSING = text(
 
 
 def large(paths: int = 250) -> str:
-    """One of many payload sectors: some 150 KB."""
+    """One of many payload sectors: some 110 KB."""
     services = tuple(f"tcp/{port}" for port in range(1000, 1128, 2))
     macs = [tuple(f"52:54:00:01:{number:02x}:{last:02x}" for last in range(16)) for number in range(paths)]
     return text(*(Path(f"p{n}", n + 1, 1000 + n, 1000, services, IPV4_ONLY, macs[n]) for n in range(paths)))

@@ -91,7 +91,9 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             // One line, whatever is quoted in it.
-            eprintln!("returnpath-board: {}", failure.line.replace(char::is_control, " "));
+            // Where nobody can be told, the exit code has to do.
+            let _ =
+                writeln!(io::stderr(), "returnpath-board: {}", failure.line.replace(char::is_control, " "));
             ExitCode::from(failure.code)
         }
     }
