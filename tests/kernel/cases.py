@@ -734,10 +734,12 @@ def bad_usage(bench: Bench) -> None:
     firmware = bench.programs.firmware
     with Machine() as host:
         for args in (
-            [], ["frobnicate"], ["apply"], ["apply", "--policy"], ["apply", "policy.bin"], ["remove", "now"],
+            [], ["frobnicate"], ["apply", "--board"], ["apply", "--policy"], ["apply", "policy.bin"], ["remove", "now"],
             ["status", "--policy", "a", "b"], ["apply", "--polisy", "x"], ["--version", "x"], ["apply\nremove"],
         ):  # fmt: skip
             refused(bench, host, 2, ("--help",), firmware, *args)
+        for command in ("apply", "status"):  # without options: the board, which is not there
+            refused(bench, host, 6, ("PARTLABEL=returnpath", "--board"), firmware, command)
 
 
 WITHOUT_ADMIN = ["setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin", "--"]

@@ -20,8 +20,6 @@ from demo import INDENT, claim, counts, heading, say, show  # noqa: E402
 from guest import BOOT_SECONDS, Disk, Guest, Hardware  # noqa: E402
 from network import EXCHANGES, SECONDS, Network, converse, dial, require_way  # noqa: E402
 
-PROMPT = ":/# "
-
 
 def typed(guest: Guest, command: str) -> str:
     print(f"{INDENT}# {command}", flush=True)
@@ -50,9 +48,7 @@ def play(image: Path, folder: Path) -> None:
         with Guest(folder, Hardware([Disk(hardware_disk)], network.lab.switch), None) as guest:
             guest.wait_for_console("initrd: ", 2 * BOOT_SECONDS)
             guest.wait_for_console("in force", 2 * BOOT_SECONDS)
-            guest.wait_for_console(PROMPT, BOOT_SECONDS)
-            guest.type("sh /dev/vda")  # the tests' hand: an echo server, and a shell for what follows
-            guest.wait_for_hand()
+            guest.call_hand()  # the tests' hand: an echo server, and a shell for what follows
             case.settled(guest)
             log = guest.run("dmesg | grep -E 'initrd: |returnpath: '").splitlines()
             show("\n".join(line.replace("console=", "") for line in log))
