@@ -132,7 +132,11 @@ fn run(words: &[&str]) -> Result<u8, Failure> {
 /// Where a command shall take the policy from.
 fn source(command: &str, options: &[&str]) -> Result<Source, Failure> {
     match options {
-        [] => Ok(Source::Board(init::options::Options::of_this_boot().0.board)),
+        [] => {
+            let (options, aside) = init::options::Options::of_this_boot();
+            aside.iter().for_each(|line| log::warn!("{line}"));
+            Ok(Source::Board(options.board))
+        }
         ["--policy", file] => Ok(Source::File(file.into())),
         ["--board", device] => Ok(Source::Board(Board::parse(device))),
         _ => Err(Failure::new(

@@ -35,8 +35,7 @@ impl Source {
         match self {
             Source::File(path) => from_file(path, policy),
             Source::Board(board) => {
-                let file = board.find().ok_or_else(|| no_board(board))?;
-                let mut slots = Slots::open(&file)?;
+                let mut slots = Slots::of(board)?;
                 slots.next(policy).ok_or_else(|| slots.exhausted())
             }
         }
@@ -69,16 +68,6 @@ impl embedded_io::Read for Reader {
     }
 }
 
-/// The failure where no disk has the board partition.
-pub fn no_board(board: &Board) -> Failure {
-    Failure::new(
-        exit::NO_BOARD,
-        format!(
-            "{board}: not found; flash the image, or name the partition with `--board` or returnpath.board="
-        ),
-    )
-}
-
 /// The usable policies of a board partition, the newest first.
 pub struct Slots {
     file: PathBuf,
@@ -88,11 +77,33 @@ pub struct Slots {
 }
 
 impl Slots {
-    /// Looks at both slots, and says in the log what is wrong with one.
+    /// Those of the first partition of that name which can be read. What is wrong with a slot is said in the log.
     ///
     /// # Errors
-    /// [`exit::NO_BOARD`]: the device can not be opened, or nothing of it can be read.
-    pub fn open(file: &Path) -> Result<Slots, Failure> {
+    /// [`exit::NO_BOARD`]: there is none, it can not be opened, or nothing of it can be read.
+    pub fn of(board: &Board) -> Result<Slots, Failure> {
+        let files = board.find();
+        let remedy = "flash the image, or name the partition with `--board` or returnpath.board=";
+        let mut failure = Failure::new(exit::NO_BOARD, format!("{board}: not found; {remedy}"));
+        for file in &files {
+            match Slots::open(file) {
+                Ok(slots) if files.len() > 1 => {
+                    let names: Vec<_> = files.iter().map(|file| file.to_string_lossy()).collect();
+                    log::warn!(
+                        "{board}: {} have this label; {} is taken; rename the others",
+                        names.join(", "),
+                        file.display()
+                    );
+                    return Ok(slots);
+                }
+                Ok(slots) => return Ok(slots),
+                Err(unusable) => failure = unusable,
+            }
+        }
+        Err(failure)
+    }
+
+    fn open(file: &Path) -> Result<Slots, Failure> {
         let failed =
             |reason: &dyn Display| Failure::new(exit::NO_BOARD, format!("{}: {reason}", file.display()));
         let mut device =

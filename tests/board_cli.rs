@@ -144,7 +144,7 @@ fn a_device_that_is_none_is_code_6() {
     fails(&folder, "read --device empty", 6, line);
     // Not formatted: nothing is written.
     File::create(folder.join("zero.img")).unwrap().set_len(1 << 20).unwrap();
-    let line = "zero.img: not a board partition; if it shall be one, run `returnpath-board format` first";
+    let line = "zero.img: not a board partition; name the partition and not the disk, or run `returnpath-board format` first";
     fails(&folder, "write --device zero.img seed.toml", 6, line);
     assert!(fs::read(folder.join("zero.img")).unwrap().iter().all(|byte| *byte == 0));
     assert_eq!(run(&folder, "read --device zero.img").0, 3);

@@ -174,7 +174,7 @@ fn each_defect_has_its_name_and_leaves_the_other_slot() {
         (
             with(&good, B, b"RPSX"),
             Defect::Magic,
-            "it does not begin as a slot does (this is no board partition, or its flash is failing); check the device, or write the policy again with `returnpath-board write`",
+            "it does not begin as a slot does (this is no board partition, or its flash is failing); name the partition and not the disk, or write the policy again with `returnpath-board write`",
         ),
         (
             with(&good, B + 4, &[2, 1]),

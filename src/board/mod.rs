@@ -148,7 +148,7 @@ impl Display for Defect {
             Self::Magic => write!(
                 f,
                 "it does not begin as a slot does (this is no board partition, or its flash is failing); \
-                 check the device, or {AGAIN}"
+                 name the partition and not the disk, or {AGAIN}"
             ),
             Self::Version(found) => write!(
                 f,

@@ -31,7 +31,10 @@ impl<E: Display> Display for WriteError<E> {
                 write!(f, "{size} bytes are too few for a board partition; give it {SIZE} bytes")
             }
             Self::NotABoard => {
-                write!(f, "not a board partition; if it shall be one, run `returnpath-board format` first")
+                write!(
+                    f,
+                    "not a board partition; name the partition and not the disk, or run `returnpath-board format` first"
+                )
             }
             Self::Read(slot, error) => {
                 write!(f, "{slot}: ")?;

@@ -2,8 +2,8 @@
 
 use env_logger::{Builder, Target};
 use log::{Level, LevelFilter};
-use std::fs::OpenOptions;
-use std::io::{Write, stderr};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write, stderr};
 
 /// Longest line, in bytes: the kernel refuses a record over 1024 with what it adds (`devkmsg_write`, kernel/printk/printk.c).
 const LONGEST: usize = 900;
@@ -13,9 +13,9 @@ const LONGEST: usize = 900;
 pub fn log_there(level: LevelFilter, is_attended: bool) {
     let mut builder = Builder::new();
     builder.filter_level(level);
-    match OpenOptions::new().write(true).open("/dev/kmsg") {
+    match open() {
         Ok(kmsg) => {
-            builder.target(Target::Pipe(Box::new(kmsg)));
+            builder.target(Target::Pipe(Box::new(Kmsg(kmsg))));
             builder.format(move |to, record| {
                 let text = one_line(record.args().to_string());
                 if is_attended && record.level() == Level::Error {
@@ -29,6 +29,27 @@ pub fn log_there(level: LevelFilter, is_attended: bool) {
         }
     }
     builder.init();
+}
+
+/// The kernel takes ten lines in five seconds from one opening of its log (`printk.devkmsg=ratelimit`, the default). So
+/// each line opens it anew; when `/dev` is gone, the first opening has to do.
+struct Kmsg(File);
+
+impl Write for Kmsg {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        match open() {
+            Ok(mut fresh) => fresh.write(line),
+            Err(_) => self.0.write(line),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn open() -> io::Result<File> {
+    OpenOptions::new().write(true).open("/dev/kmsg")
 }
 
 /// `man 3 syslog`.

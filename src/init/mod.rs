@@ -8,10 +8,11 @@ mod kmsg;
 pub mod options;
 pub mod work;
 
+use crate::exit::BROKEN;
 use crate::kernel::mounts::Mounts;
 use options::Options;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
@@ -24,8 +25,6 @@ use std::time::{Duration, Instant};
 const OURSELVES: &str = "/proc/self/exe";
 /// What makes it the child that does the work; a number of milliseconds follows.
 pub const WORK: [&str; 2] = ["init", "--work"];
-/// Exit code where our own work has crashed, or taken too long.
-const BROKEN: u8 = 1;
 
 /// Does the stage's work in a child. PID 1 then executes the next init with these arguments and the environment as it
 /// is, and returns only if it can not; started by another init, it returns the exit code.
@@ -73,7 +72,9 @@ fn supervise(limit: Duration) -> Result<(), Failure> {
     let mut child = match work(limit) {
         Ok(child) => child,
         Err(error) => {
-            return broken(format!("{OURSELVES}: cannot be started: {error}; /proc has to be mounted"));
+            return broken(format!(
+                "{OURSELVES}: cannot be started: {error}; it takes /proc, and room for a process"
+            ));
         }
     };
     let word = child.stdout.take().map_or(Word::None, |pipe| hear(pipe, deadline));
@@ -86,6 +87,9 @@ fn supervise(limit: Duration) -> Result<(), Failure> {
     }
     // It has ended, or is about to; what can not be ended is left alone.
     let status = reap(&mut child, Instant::now() + Duration::from_millis(100));
+    if status.is_none() {
+        let _ = child.kill();
+    }
     match word {
         Word::Byte(0) => Ok(()),
         Word::Byte(code) => Err(Failure { code, line: None }),
@@ -94,11 +98,16 @@ fn supervise(limit: Duration) -> Result<(), Failure> {
              `returnpath apply` makes good what is half done",
             limit.as_secs()
         )),
-        Word::None => broken(format!(
-            "our own work was ended by signal {}; this is a defect of returnpath, report it with the policy; \
-             `returnpath apply` makes good what is half done",
-            status.and_then(|status| status.signal()).unwrap_or(0)
-        )),
+        Word::None => {
+            let how = match status.and_then(|status| status.signal()) {
+                Some(signal) => format!("by signal {signal}"),
+                None => "without a word".into(),
+            };
+            broken(format!(
+                "our own work has ended {how}; this is a defect of returnpath, report it with the policy; \
+                 `returnpath apply` makes good what is half done"
+            ))
+        }
     }
 }
 
@@ -149,8 +158,11 @@ fn reap(child: &mut Child, deadline: Instant) -> Option<ExitStatus> {
     }
 }
 
-/// Whether a file is the program that runs here: executing it again would never end.
+/// Whether a file is the program that runs here: executing it again would never end. Without `/proc` the name that it was
+/// called by has to do.
 fn is_this_program(file: &str) -> bool {
-    let identity = |file| fs::metadata(file).map(|data| (data.dev(), data.ino()));
-    matches!((identity(file), identity(OURSELVES)), (Ok(a), Ok(b)) if a == b)
+    let identity = |file: &OsStr| fs::metadata(file).map(|data| (data.dev(), data.ino())).ok();
+    let ours =
+        identity(OURSELVES.as_ref()).or_else(|| std::env::args_os().next().and_then(|name| identity(&name)));
+    ours.is_some() && identity(file.as_ref()) == ours
 }

@@ -8,7 +8,7 @@ use crate::kernel::events::Changes;
 use crate::kernel::partition::Board;
 use crate::kernel::{Error, modules, ports};
 use crate::policy::{Name, Policy};
-use crate::source::{Slots, no_board, policy};
+use crate::source::{Slots, policy};
 use log::Level;
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use std::env::set_current_dir;
@@ -82,7 +82,7 @@ fn refused(error: Error) -> Failure {
 
 fn await_board(board: &Board, until: Instant) -> Result<Slots, Failure> {
     loop {
-        match board.find().ok_or_else(|| no_board(board)).and_then(|file| Slots::open(&file)) {
+        match Slots::of(board) {
             Err(_) if Instant::now() < until => sleep(INTERVAL),
             result => return result,
         }
@@ -121,6 +121,9 @@ fn attend(
             }
         }
         changes.wait(waits_for_ports.then_some(left))?;
+        if is_told {
+            sleep(INTERVAL); // a storm is one change
+        }
         await_proc()?;
         ports.bring_up();
         awaited = match complete(policy) {

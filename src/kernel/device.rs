@@ -16,7 +16,7 @@ impl Device {
     /// Opens a device, or a plain file in the place of one.
     ///
     /// A block device is opened for writing only if nobody else has it: not while it is mounted, swapped to, or part of
-    /// a RAID, a volume group or a mapping (`O_EXCL`, `man 2 open`).
+    /// a RAID, a volume group or a mapping (`O_EXCL`, `man 2 open`). A plain file is locked.
     ///
     /// # Errors
     /// It is not there, not of that kind, held by somebody else, or not for us to open.
@@ -60,6 +60,9 @@ impl Device {
         let is_block = is_block(&path.metadata()?)?;
         let exclusive = if write && is_block { libc::O_EXCL } else { 0 };
         let file = OpenOptions::new().read(true).write(write).custom_flags(exclusive).open(path)?;
+        if write && !is_block && file.try_lock().is_err() {
+            return Err(io::Error::from_raw_os_error(libc::EBUSY)); // as O_EXCL has it
+        }
         Ok(Device(file))
     }
 }

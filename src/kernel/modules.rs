@@ -16,8 +16,10 @@ const COMPRESSED: i32 = 4;
 /// Loads what nftables needs of the running kernel's modules. What the kernel has built in is in no list of modules, and
 /// what is missing altogether is refused by name when it is used.
 ///
+/// One that cannot be loaded is told in the log: it may be one that the policy does without.
+///
 /// # Errors
-/// The list of modules cannot be read, or a module that is there cannot be loaded.
+/// The list of modules cannot be read.
 pub fn load() -> Result<(), Error> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let folder = format!("/lib/modules/{}", release.trim());
@@ -32,7 +34,9 @@ pub fn load() -> Result<(), Error> {
     };
     for name in NEEDED.lines().filter(|line| !line.starts_with('#')) {
         for file in in_order(&list, name) {
-            insert(Path::new(&folder), file)?;
+            if let Err(error) = insert(Path::new(&folder), file) {
+                log::error!("{error}");
+            }
         }
     }
     Ok(())

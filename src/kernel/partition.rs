@@ -23,15 +23,15 @@ impl Board {
         }
     }
 
-    /// Its file; `None` while no disk has such a partition. Where several have, a fixed disk comes before one that can be
-    /// taken out, then the first by name: a stick that somebody plugs in does not change the policy.
-    pub fn find(&self) -> Option<PathBuf> {
+    /// Its file; none while no disk has such a partition. Where several have, one on a disk that cannot be taken out
+    /// comes first, and then the first by name.
+    pub fn find(&self) -> Vec<PathBuf> {
         let label = match self {
-            Board::File(file) => return file.exists().then(|| file.clone()),
+            Board::File(file) => return file.exists().then(|| file.clone()).into_iter().collect(),
             Board::Label(label) => label,
         };
         let mut found: Vec<(bool, String)> = Vec::new();
-        for device in fs::read_dir("/sys/class/block").ok()?.flatten() {
+        for device in fs::read_dir("/sys/class/block").into_iter().flatten().flatten() {
             let text = fs::read_to_string(device.path().join("uevent")).unwrap_or_default();
             let value = |key| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
             if let (Some(name), Some(file)) = (value("PARTNAME"), value("DEVNAME"))
@@ -41,12 +41,7 @@ impl Board {
             }
         }
         found.sort();
-        if let [(_, first), (_, second), ..] = &found[..] {
-            log::warn!(
-                "{self}: both /dev/{first} and /dev/{second} have this label; {first} is taken; rename one"
-            );
-        }
-        found.into_iter().next().map(|(_, file)| Path::new("/dev").join(file))
+        found.into_iter().map(|(_, file)| Path::new("/dev").join(file)).collect()
     }
 }
 

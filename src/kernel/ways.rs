@@ -37,8 +37,9 @@ const IP6_RT_PRIO_USER: u32 = 1024;
 const RTNH_F_ONLINK: u8 = 4;
 /// In a lookup's flags: answer with the route that matched (`linux/rtnetlink.h`, since 4.13).
 const RTM_F_FIB_MATCH: u32 = 0x2000;
-/// A route that an address has brought, and one that a router advertisement has.
-const CONNECTED: [u8; 2] = [2, 9]; // RTPROT_KERNEL, RTPROT_RA
+/// Who makes the route to a port's own network: the kernel with the address, a router advertisement, a DHCP client
+/// (`RTPROT_KERNEL`, `_RA`, `_DHCP`, `linux/rtnetlink.h`).
+const CONNECTED: [u8; 3] = [2, 9, 16];
 const RTN_UNICAST: u8 = 1;
 const RTN_LOCAL: u8 = 2;
 const RTN_UNREACHABLE: u8 = 7;

@@ -187,6 +187,18 @@ def not_the_link(bench: Bench) -> None:
         boot.in_force()
 
 
+@case("early/address-by-dhcp-client")
+def by_dhcp_client(bench: Bench) -> None:
+    """Some make the route to the port's network themselves."""
+    with stage(bench, LAN.replace(', "fd00::2"', "")) as boot:
+        without_address(boot.host, "eth0")
+        boot.init()
+        boot.host.batch("addr add 10.0.0.10/24 dev eth0 noprefixroute")
+        boot.host.batch("route add 10.0.0.0/24 dev eth0 proto dhcp scope link src 10.0.0.10")
+        boot.until(lambda: IN_ROUTER2 in boot.table(200), "the route")
+        boot.ends()
+
+
 @case("early/one-wrong-gateway")
 def wrong_gateway(bench: Bench) -> None:
     """What the kernel will never take holds up no other path, and is told once."""

@@ -127,7 +127,7 @@ fn first_used(device: &mut Device, size: u64) -> io::Result<Option<u64>> {
 }
 
 fn find(device: &Board) -> Result<PathBuf, Failure> {
-    device.find().ok_or_else(|| {
+    device.find().into_iter().next().ok_or_else(|| {
         let what = "not found; name the partition's device, such as /dev/sda3, or a plain file";
         Failure::new(exit::NO_BOARD, format!("{device}: {what}"))
     })
