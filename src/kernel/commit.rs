@@ -7,6 +7,7 @@
 
 use super::journal::{Act, Journal};
 use super::lock::Lock;
+use super::preflight::Early;
 use super::ruleset::Ruleset;
 use super::sysctl::{self, Change, Needs, Setting};
 use super::ways::{ForeignRule, Routing};
@@ -23,17 +24,6 @@ pub enum Outcome {
     Unchanged,
     /// It is now.
     Changed,
-}
-
-/// What is done about a next hop or a port that can not be used yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Early {
-    /// Nothing is installed.
-    Refuse,
-    /// It is left out, and named.
-    Await,
-    /// The same, if nobody has touched the rest since; else nothing is done at all.
-    Complete,
 }
 
 /// What the kernel holds of ours, or shall hold.

@@ -1,10 +1,20 @@
 //! What can be refused before anything has been changed.
 
 use super::Error;
-use super::commit::Early;
 use super::ways::{ForeignRule, Routing};
 use crate::plan::Plan;
 use crate::plan::ways::{Next, Route, Rule};
+
+/// What is done about a next hop or a port that can not be used yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Early {
+    /// Nothing is installed.
+    Refuse,
+    /// It is left out, and named.
+    Await,
+    /// The same, if nobody has touched the rest since; else nothing is done at all.
+    Complete,
+}
 
 /// Refuses to share a routing table, or a rule's place, with another program.
 pub fn check_ownership(plan: &Plan, foreign: &[ForeignRule], routing: &mut Routing) -> Result<(), Error> {
