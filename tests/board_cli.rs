@@ -84,6 +84,19 @@ fn format_write_and_read_a_plain_file() {
 }
 
 #[test]
+fn a_disk_with_partitions_is_not_formatted() {
+    let folder = folder("disk");
+    for at in [512, 4096] {
+        let mut disk = vec![0; 2 << 20];
+        disk[at..at + 8].copy_from_slice(b"EFI PART");
+        fs::write(folder.join("disk.img"), &disk).unwrap();
+        let line = "disk.img: a disk with partitions, which would be lost; name one of them";
+        fails(&folder, "format --device disk.img --force", 2, line);
+        assert_eq!(fs::read(folder.join("disk.img")).unwrap(), disk);
+    }
+}
+
+#[test]
 fn format_takes_nothing_away_without_force() {
     let folder = folder("format");
     let device = folder.join("b.img");
@@ -227,6 +240,10 @@ fn a_block_device() {
     fails(&folder, &format!("write --device {name} seed.toml"), 6, &busy);
     fails(&folder, &format!("format --device {name} --force"), 6, &busy);
     drop(held);
+    // A child of another test has it as well, between its fork and its exec.
+    while Device::open(path, true).is_err() {
+        std::thread::yield_now();
+    }
     does(
         &folder,
         &format!("format --device {name} --force"),

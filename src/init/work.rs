@@ -129,7 +129,10 @@ fn attend(
         awaited = match complete(policy) {
             Ok(Some(rest)) => rest,
             Ok(None) => {
-                log::warn!("what was in force has been changed meanwhile; nothing is waited for any more");
+                log::warn!(
+                    "another program, or another `apply`, has changed what was in force; nothing is waited for any more: see \
+                     `returnpath status`, and run `returnpath apply` if it shall be as it was"
+                );
                 return Ok(());
             }
             Err(error) => {

@@ -276,7 +276,7 @@ def taken_over(bench: Bench) -> None:
             require(boot.waiting(), f"{name}: nothing waits")
             image = bench.image(newer.replace('"fd00::2"', '"fd01::2"').replace("10.0.0.", "10.1.0."))
             bench.apply(boot.host, image)
-            boot.says("changed")
+            boot.says("has changed what was in force")
             boot.ends()
             boot.host.batch("addr add 10.0.0.10/24 dev eth0", "addr add fd00::10/64 dev eth0 nodad")
             bench.firmware(boot.host, "status", "--policy", image)

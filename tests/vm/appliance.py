@@ -40,7 +40,7 @@ def conversation(network: Network, router: int, began: float | None = None) -> N
 
 def play(image: Path, folder: Path) -> None:
     hardware_disk = disk.copy(image, folder / "disk.img")
-    size = image.stat().st_size >> 20
+    size = round(image.stat().st_size / 1e6)
     say(f"{image.name}, {size} MB: boot loader, kernel, read-only root, and the policy in a partition of its own.")
     say("It is switched on now, and boots by itself. What its kernel log says of us:")
     with Network() as network:

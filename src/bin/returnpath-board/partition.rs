@@ -86,6 +86,9 @@ pub fn format(device: &Board, force: bool) -> Result<(), Failure> {
     if size < board::SIZE {
         return Err(refused(&path, &WriteError::TooSmall(size)));
     }
+    if has_partitions(&mut device).map_err(|error| failure(&path, error))? {
+        return Err(occupied(&path, "a disk with partitions, which would be lost; name one of them"));
+    }
     if !force {
         if board::scan(&mut device, &mut buffer).is_board() {
             return Err(occupied(
@@ -106,6 +109,17 @@ pub fn format(device: &Board, force: bool) -> Result<(), Failure> {
 /// Whether a plain file may be made there. Not in /dev: that would be a misspelt device.
 fn is_free(path: &Path) -> bool {
     !path.exists() && !path.is_symlink() && !path.starts_with("/dev")
+}
+
+/// Whether a GPT begins there: in the second sector, of 512 or of 4096 bytes (UEFI specification, 5.3.2).
+fn has_partitions(device: &mut Device) -> io::Result<bool> {
+    let mut found = false;
+    for at in [512, 4096] {
+        let mut signature = [0; 8];
+        device.seek(SeekFrom::Start(at))?;
+        found |= device.read_exact(&mut signature).is_ok() && signature == *b"EFI PART";
+    }
+    Ok(found)
 }
 
 /// The first byte that is not zero.
