@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 /// An empty folder of this test's own.
 fn folder(name: &str) -> PathBuf {
@@ -241,7 +242,8 @@ fn a_block_device() {
     fails(&folder, &format!("format --device {name} --force"), 6, &busy);
     drop(held);
     // A child of another test has it as well, between its fork and its exec.
-    while Device::open(path, true).is_err() {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while Device::open(path, true).is_err() && Instant::now() < deadline {
         std::thread::yield_now();
     }
     does(
