@@ -4,7 +4,6 @@ use returnpath::exit::{self, Failure};
 use returnpath::init;
 use returnpath::kernel::commit::{self, Outcome};
 use returnpath::kernel::partition::Board;
-use returnpath::policy::Policy;
 use returnpath::source::{Source, policy};
 use std::ffi::OsString;
 use std::io::Write;
@@ -95,7 +94,7 @@ fn run(words: &[&str]) -> Result<u8, Failure> {
             let source = source("apply", rest)?;
             let name = source.load(&mut policy)?;
             let outcome = commit::apply(&policy).map_err(refused)?;
-            log::info!("{name}: {}; {}", paths(&policy), said(outcome, "in force", "in force already"));
+            log::info!("{name}: {}; {}", policy.count(), said(outcome, "in force", "in force already"));
             Ok(0)
         }
         ["status", rest @ ..] => {
@@ -104,7 +103,7 @@ fn run(words: &[&str]) -> Result<u8, Failure> {
             let differences = commit::differences(&policy).map_err(refused)?;
             differences.iter().for_each(|line| print(line));
             if differences.is_empty() {
-                print(&format!("the kernel is as {name} has it: {}", paths(&policy)));
+                print(&format!("the kernel is as {name} has it: {}", policy.count()));
             }
             Ok(if differences.is_empty() { 0 } else { exit::DIFFERS })
         }
@@ -151,13 +150,6 @@ fn source(command: &str, options: &[&str]) -> Result<Source, Failure> {
 /// A line for standard output. A reader that has gone, as `head` does, is no failure.
 fn print(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
-}
-
-fn paths(policy: &Policy) -> String {
-    match policy.paths.len() {
-        1 => "1 path".into(),
-        n => format!("{n} paths"),
-    }
 }
 
 fn said(outcome: Outcome, changed: &'static str, unchanged: &'static str) -> &'static str {

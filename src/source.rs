@@ -108,7 +108,7 @@ impl Slots {
             |reason: &dyn Display| Failure::new(exit::NO_BOARD, format!("{}: {reason}", file.display()));
         let mut device =
             Device::open(file, false).map_err(|error| Failure::new(exit::NO_BOARD, error.to_string()))?;
-        let mut buffer = zeroed();
+        let mut buffer = buffer();
         let found = board::scan(&mut device, &mut buffer);
         if let (Err(Problem::Unreadable(_)), Err(problem @ Problem::Unreadable(_))) = (&found.a, &found.b) {
             return Err(failed(problem));
@@ -149,10 +149,11 @@ impl Slots {
     }
 }
 
-/// On the heap from the start: it is larger than many a stack.
-fn zeroed() -> Box<board::Buffer> {
-    match vec![0; wire::MAX_ENCODED].into_boxed_slice().try_into() {
-        Ok(buffer) => buffer,
-        Err(_) => unreachable!("its length is the array's"),
-    }
+/// Room for the largest image, on the heap from the start: it is larger than many a stack.
+pub fn buffer() -> Box<board::Buffer> {
+    // The length is the array's, so the second way is never taken.
+    vec![0; wire::MAX_ENCODED]
+        .into_boxed_slice()
+        .try_into()
+        .unwrap_or_else(|_| Box::new([0; wire::MAX_ENCODED]))
 }

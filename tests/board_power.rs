@@ -9,7 +9,7 @@
 #[path = "common/board.rs"]
 mod common;
 
-use common::{Device, Event, Medium, Sector};
+use common::{Device, Event, Medium, Sector, board};
 use returnpath::board::{SECTOR, SLOT_SIZE, Slot};
 use returnpath::policy::{Mac, Path, Policy, PortRange, Service, wire};
 
@@ -60,16 +60,6 @@ struct Start {
     name: &'static str,
     medium: Medium,
     old: Option<Vec<u8>>,
-}
-
-/// A formatted board to which these images were written.
-fn board(images: &[Vec<u8>]) -> Device {
-    let device = Device::new(Medium::blank());
-    device.format().unwrap();
-    for image in images {
-        device.write_image(image).unwrap();
-    }
-    device
 }
 
 /// Where writes begin.

@@ -3,7 +3,7 @@
 #[path = "common/board.rs"]
 mod common;
 
-use common::{Device, Medium};
+use common::{Device, Medium, board};
 use embedded_io::{ErrorKind, ReadExactError};
 use proptest::prelude::*;
 use returnpath::board::{Defect, Problem, SECTOR, SIZE, SLOT_SIZE, Slot, WriteError};
@@ -26,16 +26,6 @@ fn seed() -> Vec<u8> {
 
 fn full() -> Vec<u8> {
     std::fs::read(golden("policy/full.bin")).unwrap()
-}
-
-/// A formatted device to which these images were written.
-fn board(images: &[Vec<u8>]) -> Device {
-    let device = Device::new(Medium::blank());
-    device.format().unwrap();
-    for image in images {
-        device.write_image(image).unwrap();
-    }
-    device
 }
 
 fn medium(device: &Device) -> Medium {

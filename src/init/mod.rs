@@ -36,16 +36,13 @@ pub fn stage(arguments: &[OsString]) -> u8 {
     unmounted.iter().for_each(|error| log::error!("{error}"));
     aside.iter().for_each(|line| log::warn!("{line}"));
 
-    let outcome = supervise(options.timeout);
-    if let Err(Failure { line: Some(line), .. }) = &outcome {
-        log::error!("{line}");
-    }
+    let code = supervise(options.timeout);
     let is_itself = is_this_program(&options.next);
     mounts.unmake();
     if !is_first {
-        return outcome.map_or_else(|failure| failure.code, |()| 0);
+        return code;
     }
-    if outcome.is_err() {
+    if code != 0 {
         log::error!("the boot goes on without a policy in force");
     }
     let reason = match is_itself {
@@ -59,15 +56,13 @@ pub fn stage(arguments: &[OsString]) -> u8 {
     BROKEN
 }
 
-/// Why the policy is not in force. Without a line, the child has said it.
-struct Failure {
-    code: u8,
-    line: Option<String>,
-}
-
-/// Has the work done by a child, and waits until the policy is in force, or is not, or the time is up.
-fn supervise(limit: Duration) -> Result<(), Failure> {
-    let broken = |line| Err(Failure { code: BROKEN, line: Some(line) });
+/// Has the work done by a child, and waits until the policy is in force, or is not, or the time is up. Returns the exit
+/// code; the reason is in the log.
+fn supervise(limit: Duration) -> u8 {
+    let broken = |line: String| {
+        log::error!("{line}");
+        BROKEN
+    };
     let deadline = Instant::now() + limit;
     let mut child = match work(limit) {
         Ok(child) => child,
@@ -79,7 +74,7 @@ fn supervise(limit: Duration) -> Result<(), Failure> {
     };
     let word = child.stdout.take().map_or(Word::None, |pipe| hear(pipe, deadline));
     match word {
-        Word::Byte(work::WAITING) => return Ok(()),
+        Word::Byte(work::WAITING) => return 0,
         Word::Late => {
             let _ = child.kill(); // if it has ended by now, so much the better
         }
@@ -91,8 +86,7 @@ fn supervise(limit: Duration) -> Result<(), Failure> {
         let _ = child.kill();
     }
     match word {
-        Word::Byte(0) => Ok(()),
-        Word::Byte(code) => Err(Failure { code, line: None }),
+        Word::Byte(code) => code,
         Word::Late => broken(format!(
             "stopped after {} s, the time that returnpath.timeout= gives it; what it waited for is in the lines above; \
              `returnpath apply` makes good what is half done",

@@ -3,16 +3,13 @@
 use super::options::Options;
 use crate::exit::{self, Failure};
 use crate::kernel::commit::{apply_early, complete};
-use crate::kernel::descriptors::close_inherited;
+use crate::kernel::descriptors::{close_inherited, let_go};
 use crate::kernel::events::Changes;
 use crate::kernel::partition::Board;
 use crate::kernel::{Error, modules, ports};
 use crate::policy::{Name, Policy};
 use crate::source::{Slots, policy};
 use log::Level;
-use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
-use std::env::set_current_dir;
-use std::fs::File;
 use std::io::{Write, stdout};
 use std::os::unix::process::parent_id;
 use std::path::Path;
@@ -59,8 +56,7 @@ fn work(board: &Board, until: Instant) -> Result<(), Failure> {
         match apply_early(&policy) {
             Ok(awaited) => {
                 drop(slots); // and with them the device
-                let paths = policy.paths.len();
-                log::info!("{name}: {paths} path{}; in force", if paths == 1 { "" } else { "s" });
+                log::info!("{name}: {}; in force", policy.count());
                 return attend(&policy, ports, &changes, awaited, until).map_err(refused);
             }
             Err(error) => log::error!("{name}: {error}"),
@@ -165,17 +161,6 @@ fn await_proc() -> Result<(), Error> {
         sleep(INTERVAL);
     }
     Ok(())
-}
-
-/// Lets go of what the stage was started with: the terminal or pipes, whose end somebody may wait for, and the folder.
-fn let_go() {
-    let _ = set_current_dir("/");
-    if let Ok(nothing) = File::open("/dev/null") {
-        // Each fails only for want of a descriptor, and then stays as it is.
-        let _ = dup2_stdin(&nothing);
-        let _ = dup2_stdout(&nothing);
-        let _ = dup2_stderr(&nothing);
-    }
 }
 
 /// The ports that a policy names, and which of them have not been seen yet.

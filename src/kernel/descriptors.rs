@@ -5,6 +5,9 @@
 //! always there. (`sanitize_standard_fds`, library/std/src/sys/pal/unix/mod.rs)
 
 use rustix::fs::{Mode, OFlags, open};
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+use std::env::set_current_dir;
+use std::fs::File;
 use std::mem::forget;
 
 /// Run by the C library before `main`, as constructors are.
@@ -29,4 +32,15 @@ extern "C" fn fill() {
 pub fn close_inherited() {
     // SAFETY: called before this process has opened anything, so nothing above 2 is owned by a value of ours.
     unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) };
+}
+
+/// Lets go of what the stage was started with: the terminal or pipes, whose end somebody may wait for, and the folder.
+pub fn let_go() {
+    let _ = set_current_dir("/");
+    if let Ok(nothing) = File::open("/dev/null") {
+        // Each fails only for want of a descriptor, and then stays as it is.
+        let _ = dup2_stdin(&nothing);
+        let _ = dup2_stdout(&nothing);
+        let _ = dup2_stderr(&nothing);
+    }
 }

@@ -1,10 +1,8 @@
 //! Bringing ports up.
 
 use super::netlink::{Message, Socket, put};
+use super::ways::{IFLA_IFNAME, RTM_NEWLINK};
 use super::{Error, refused};
-
-const RTM_NEWLINK: u16 = 16;
-const IFLA_IFNAME: u16 = 3;
 
 /// Brings a port up. False: there is no such port.
 ///

@@ -12,7 +12,8 @@ use netlink_packet_route::route::{RouteProtocol, RouteScope, RouteType};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::RouteMessageBuilder;
 
-const RTM_NEWLINK: u16 = 16;
+/// A link has changed, or shall (`linux/rtnetlink.h`).
+pub const RTM_NEWLINK: u16 = 16;
 const RTM_GETLINK: u16 = 18;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
@@ -26,7 +27,8 @@ const NLM_F_CREATE: u16 = 0x400;
 
 const SEE_LOG: &str = "see the kernel log";
 
-const IFLA_IFNAME: u16 = 3;
+/// A link's name (`linux/if_link.h`).
+pub const IFLA_IFNAME: u16 = 3;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RTA_PRIORITY: u16 = 6;

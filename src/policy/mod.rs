@@ -13,6 +13,7 @@ pub mod wire;
 pub use invalid::{Invalid, Key, Reason};
 pub use text::Malformed;
 
+use core::fmt::{self, Display, Formatter};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::ops::RangeInclusive;
 use heapless::{String, Vec};
@@ -60,6 +61,21 @@ impl Policy {
     /// [`Policy::check`] refuses its mask of 0.
     pub const fn new() -> Self {
         Self { mark_mask: 0, local_networks: Vec::new(), paths: Vec::new() }
+    }
+
+    /// How many paths it has, in words: `1 path`, `2 paths`.
+    pub fn count(&self) -> Count {
+        Count(self.paths.len())
+    }
+}
+
+/// A number of paths, in words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Count(usize);
+
+impl Display for Count {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{} path{}", self.0, if self.0 == 1 { "" } else { "s" })
     }
 }
 

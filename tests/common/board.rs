@@ -243,3 +243,13 @@ impl Write for Device {
         })
     }
 }
+
+/// A formatted device to which these images were written.
+pub fn board(images: &[Vec<u8>]) -> Device {
+    let device = Device::new(Medium::blank());
+    device.format().unwrap();
+    for image in images {
+        device.write_image(image).unwrap();
+    }
+    device
+}

@@ -147,15 +147,7 @@ fn compile(source: &Path, output: &Path) -> Result<(), Failure> {
         let what = "choose a folder that can be written to and has room";
         Failure::new(exit::NO_POLICY, format!("{}: not written: {error}; {what}", output.display()))
     })?;
-    print(&format!("{}: {} bytes, {}\n", output.display(), image.len(), paths(&policy)))
-}
-
-/// How many paths a policy has, in words.
-fn paths(policy: &Policy) -> String {
-    match policy.paths.len() {
-        1 => "1 path".to_owned(),
-        paths => format!("{paths} paths"),
-    }
+    print(&format!("{}: {} bytes, {}\n", output.display(), image.len(), policy.count()))
 }
 
 /// The policy in a file of either form: an image is known by its first bytes.

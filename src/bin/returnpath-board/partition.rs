@@ -1,13 +1,14 @@
 //! Board partitions: write, read, format.
 
-use super::{encode, paths, print};
+use super::{encode, print};
 use embedded_io::{ErrorType, Read, Seek, SeekFrom, Write};
 use indicatif::{ProgressBar, ProgressStyle};
 use returnpath::board::{self, Problem, Slot, WriteError};
 use returnpath::exit::{self, Failure};
 use returnpath::kernel::device::Device;
 use returnpath::kernel::partition::Board;
-use returnpath::policy::{Policy, wire};
+use returnpath::policy::Policy;
+use returnpath::source::buffer;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -31,7 +32,7 @@ pub fn write(device: &Board, policy: &Policy) -> Result<(), Failure> {
     print(&format!(
         "{}: {slot}, serial {serial}, {length} bytes, {}; read back\n",
         path.display(),
-        paths(policy)
+        policy.count()
     ))
 }
 
@@ -45,7 +46,7 @@ pub fn read(device: &Board) -> Result<(), Failure> {
         return Err(failure(&path, problem));
     }
     let mut load = |slot| {
-        board::load(&mut device, slot, &mut buffer, &mut policy).map(|header| (header, paths(&policy)))
+        board::load(&mut device, slot, &mut buffer, &mut policy).map(|header| (header, policy.count()))
     };
     let boots = found.newest_first().find(|slot| load(*slot).is_ok());
     for slot in Slot::BOTH {
@@ -161,10 +162,6 @@ fn refused(path: &Path, error: &WriteError<io::Error>) -> Failure {
 
 fn occupied(path: &Path, what: &str) -> Failure {
     Failure::new(exit::USAGE, format!("{}: {what}", path.display()))
-}
-
-fn buffer() -> Box<board::Buffer> {
-    Box::new([0; wire::MAX_ENCODED])
 }
 
 /// On standard error, and only if that is a terminal.
