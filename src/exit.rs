@@ -1,5 +1,7 @@
 //! How a run ends: the exit codes that scripts rely on, and the one line that says why.
 
+use crate::kernel::Error;
+
 /// Our own work crashed or took too long (`returnpath init` alone).
 pub const BROKEN: u8 = 1;
 /// Wrong usage.
@@ -26,5 +28,11 @@ impl Failure {
     /// A failure with an exit code of this module.
     pub fn new(code: u8, line: impl Into<String>) -> Failure {
         Failure { code, line: line.into() }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure::new(REFUSED, error.to_string())
     }
 }

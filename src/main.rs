@@ -4,30 +4,15 @@ use returnpath::exit::{self, Failure};
 use returnpath::init;
 use returnpath::kernel::commit::{self, Outcome};
 use returnpath::kernel::partition::Board;
+use returnpath::lines::{self, complain};
 use returnpath::source::{Source, policy};
+use returnpath::usage;
+use returnpath::waiting::Waiting;
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
-
-const USAGE: &str = "\
-returnpath: connections that came in through a declared router go back out through that router
-
-usage: returnpath apply  [--policy FILE | --board DEVICE]   install the policy: everything or nothing
-       returnpath status [--policy FILE | --board DEVICE]   compare the kernel with the policy
-       returnpath remove                  take out everything that returnpath ever installed
-       returnpath init [ARGUMENTS]        the early-boot stage; as PID 1 it then executes the next init
-       returnpath --version | --help
-
-DEVICE: PARTLABEL=<label>, or a file; without one, what returnpath.board= on the kernel command line says,
-        or else PARTLABEL=returnpath
-exit code: 0 done, or in the state asked for   2 wrong usage      3 no usable policy
-           4 the kernel refused, and everything is as it was before
-           5 status: the kernel differs from the policy
-           6 board device not found or not readable
-           1 init: its own work crashed, or took longer than returnpath.timeout=
-environment: RETURNPATH_LOG=error|warn|info (default info)";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
@@ -71,36 +56,32 @@ fn command(arguments: &[OsString]) -> u8 {
         let limit = Duration::from_millis(milliseconds.parse().unwrap_or(0));
         return init::work::run(limit).map_or_else(|failure| failure.code, |()| 0);
     }
-    env_logger::Builder::new()
-        .filter_level(log::LevelFilter::Info)
-        .parse_env("RETURNPATH_LOG")
-        .format(|to, record| writeln!(to, "returnpath: {}", record.args()))
-        .init();
+    lines::log_there();
     run(&words).unwrap_or_else(|failure| {
         complain(&failure.line);
         failure.code
     })
 }
 
-/// One line, whatever is quoted in it. Where nobody can be told, the exit code has to do.
-fn complain(line: &str) {
-    let _ = writeln!(std::io::stderr(), "returnpath: {}", line.replace(char::is_control, " "));
-}
-
 fn run(words: &[&str]) -> Result<u8, Failure> {
     let mut policy = policy();
     match words {
+        ["apply", rest @ ..] if rest.contains(&"--wait") => {
+            let rest: Vec<&str> = rest.iter().copied().filter(|word| *word != "--wait").collect();
+            Waiting::begin(&source("apply", &rest)?, &mut policy)?.stay(&policy)?;
+            Ok(0)
+        }
         ["apply", rest @ ..] => {
             let source = source("apply", rest)?;
             let name = source.load(&mut policy)?;
-            let outcome = commit::apply(&policy).map_err(refused)?;
+            let outcome = commit::apply(&policy)?;
             log::info!("{name}: {}; {}", policy.count(), said(outcome, "in force", "in force already"));
             Ok(0)
         }
         ["status", rest @ ..] => {
             let source = source("status", rest)?;
             let name = source.load(&mut policy)?;
-            let differences = commit::differences(&policy).map_err(refused)?;
+            let differences = commit::differences(&policy)?;
             differences.iter().for_each(|line| print(line));
             if differences.is_empty() {
                 print(&format!("the kernel is as {name} has it: {}", policy.count()));
@@ -108,7 +89,7 @@ fn run(words: &[&str]) -> Result<u8, Failure> {
             Ok(if differences.is_empty() { 0 } else { exit::DIFFERS })
         }
         ["remove"] => {
-            let outcome = commit::remove().map_err(refused)?;
+            let outcome = commit::remove()?;
             log::info!("{}", said(outcome, "removed", "there was nothing to remove"));
             Ok(0)
         }
@@ -117,7 +98,7 @@ fn run(words: &[&str]) -> Result<u8, Failure> {
             Ok(0)
         }
         ["--help" | "-h"] => {
-            print(USAGE);
+            print(usage::HELP);
             Ok(0)
         }
         [] => Err(Failure::new(exit::USAGE, "no command; see `returnpath --help`")),
@@ -136,6 +117,8 @@ fn source(command: &str, options: &[&str]) -> Result<Source, Failure> {
             aside.iter().for_each(|line| log::warn!("{line}"));
             Ok(Source::Board(options.board))
         }
+        ["--policy", "-"] => Ok(Source::Input),
+        ["--board", "-"] => Ok(Source::BoardInput),
         ["--policy", file] => Ok(Source::File(file.into())),
         ["--board", device] => Ok(Source::Board(Board::parse(device))),
         _ => Err(Failure::new(
@@ -157,8 +140,4 @@ fn said(outcome: Outcome, changed: &'static str, unchanged: &'static str) -> &'s
         Outcome::Changed => changed,
         Outcome::Unchanged => unchanged,
     }
-}
-
-fn refused(error: returnpath::kernel::Error) -> Failure {
-    Failure::new(exit::REFUSED, error.to_string())
 }

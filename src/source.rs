@@ -2,7 +2,8 @@
 
 use crate::board::{self, Problem, Slot};
 use crate::exit::{self, Failure};
-use crate::kernel::device::Device;
+use crate::kernel::Error;
+use crate::kernel::device::{Device, input, name_of_input};
 use crate::kernel::partition::Board;
 use crate::policy::{Policy, wire};
 use core::fmt::Display;
@@ -16,8 +17,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub enum Source {
     /// In a file, made by `returnpath-board compile`.
     File(PathBuf),
+    /// In such a file that is standard input.
+    Input,
     /// In the newest usable slot of a board partition.
     Board(Board),
+    /// In that of a board partition that is standard input.
+    BoardInput,
 }
 
 /// The policy that this run is about. It lies in `.bss`: it is larger than many a stack, and PID 1 shall need little of it.
@@ -33,26 +38,24 @@ impl Source {
     /// [`exit::NO_POLICY`], [`exit::NO_BOARD`].
     pub fn load(&self, policy: &mut Policy) -> Result<String, Failure> {
         match self {
-            Source::File(path) => from_file(path, policy),
-            Source::Board(board) => {
-                let mut slots = Slots::of(board)?;
-                slots.next(policy).ok_or_else(|| slots.exhausted())
-            }
+            Source::File(path) => from_file(File::open(path), path.display().to_string(), policy),
+            Source::Input => from_file(input(), name_of_input(), policy),
+            Source::Board(board) => Slots::of(board)?.newest(policy),
+            Source::BoardInput => Slots::of_input()?.newest(policy),
         }
     }
 }
 
-fn from_file(path: &Path, policy: &mut Policy) -> Result<String, Failure> {
-    let unusable =
-        |reason: &dyn Display| Failure::new(exit::NO_POLICY, format!("{}: {reason}", path.display()));
+fn from_file(file: io::Result<File>, name: String, policy: &mut Policy) -> Result<String, Failure> {
+    let unusable = |reason: &dyn Display| Failure::new(exit::NO_POLICY, format!("{name}: {reason}"));
     let unread = |reason: &dyn Display| {
         unusable(&format_args!("{reason}; name a file made by `returnpath-board compile`"))
     };
-    let file = File::open(path).map_err(|error| unread(&error))?;
+    let file = file.map_err(|error| unread(&error))?;
     let mut image = vec![0; wire::MAX_ENCODED];
     let length = wire::read(Reader(file), &mut image).map_err(|error| unread(&error))?;
     wire::decode(&image[..length], policy).map_err(|error| unusable(&error))?;
-    Ok(path.display().to_string())
+    Ok(name)
 }
 
 /// A file, to readers that know no operating system; a pipe is as good here.
@@ -70,7 +73,7 @@ impl embedded_io::Read for Reader {
 
 /// The usable policies of a board partition, the newest first.
 pub struct Slots {
-    file: PathBuf,
+    name: String,
     device: Device,
     buffer: Box<board::Buffer>,
     order: Vec<Slot>,
@@ -103,35 +106,42 @@ impl Slots {
         Err(failure)
     }
 
+    /// Those of the partition that is standard input.
+    ///
+    /// # Errors
+    /// [`exit::NO_BOARD`]: it is no device, or nothing of it can be read.
+    pub fn of_input() -> Result<Slots, Failure> {
+        Slots::read(Device::of_input(), name_of_input())
+    }
+
     fn open(file: &Path) -> Result<Slots, Failure> {
-        let failed =
-            |reason: &dyn Display| Failure::new(exit::NO_BOARD, format!("{}: {reason}", file.display()));
-        let mut device =
-            Device::open(file, false).map_err(|error| Failure::new(exit::NO_BOARD, error.to_string()))?;
+        Slots::read(Device::open(file, false), file.display().to_string())
+    }
+
+    fn read(device: Result<Device, Error>, name: String) -> Result<Slots, Failure> {
+        let mut device = device.map_err(|error| Failure::new(exit::NO_BOARD, error.to_string()))?;
         let mut buffer = buffer();
         let found = board::scan(&mut device, &mut buffer);
         if let (Err(Problem::Unreadable(_)), Err(problem @ Problem::Unreadable(_))) = (&found.a, &found.b) {
-            return Err(failed(problem));
+            return Err(Failure::new(exit::NO_BOARD, format!("{name}: {problem}")));
         }
         for slot in Slot::BOTH {
             match found.state(slot) {
                 Err(Problem::Empty) | Ok(_) => {}
-                Err(problem) => log::warn!("{}: {slot}: {problem}", file.display()),
+                Err(problem) => log::warn!("{name}: {slot}: {problem}"),
             }
         }
         let mut order: Vec<Slot> = found.newest_first().collect();
         order.reverse();
-        Ok(Slots { file: file.into(), device, buffer, order })
+        Ok(Slots { name, device, buffer, order })
     }
 
     /// The next policy, and what to call it. `None`: there is no further one.
     pub fn next(&mut self, policy: &mut Policy) -> Option<String> {
         while let Some(slot) = self.order.pop() {
             match board::load(&mut self.device, slot, &mut self.buffer, policy) {
-                Ok(header) => {
-                    return Some(format!("{} ({slot}, serial {})", self.file.display(), header.serial));
-                }
-                Err(problem) => log::warn!("{}: {slot}: {problem}", self.file.display()),
+                Ok(header) => return Some(format!("{} ({slot}, serial {})", self.name, header.serial)),
+                Err(problem) => log::warn!("{}: {slot}: {problem}", self.name),
             }
         }
         None
@@ -141,11 +151,12 @@ impl Slots {
     pub fn exhausted(&self) -> Failure {
         Failure::new(
             exit::NO_POLICY,
-            format!(
-                "{}: no slot has a usable policy; write one with `returnpath-board write`",
-                self.file.display()
-            ),
+            format!("{}: no slot has a usable policy; write one with `returnpath-board write`", self.name),
         )
+    }
+
+    fn newest(mut self, policy: &mut Policy) -> Result<String, Failure> {
+        self.next(policy).ok_or_else(|| self.exhausted())
     }
 }
 

@@ -1,9 +1,10 @@
 //! The kernel log: where whoever looks for the reason of a boot that went wrong will look first.
 
+use crate::lines::{complain, cut, severity};
 use env_logger::{Builder, Target};
 use log::{Level, LevelFilter};
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write, stderr};
+use std::io::{self, Write};
 
 /// Longest line, in bytes: the kernel refuses a record over 1024 with what it adds (`devkmsg_write`, kernel/printk/printk.c).
 const LONGEST: usize = 900;
@@ -19,7 +20,7 @@ pub fn log_there(level: LevelFilter, is_attended: bool) {
             builder.format(move |to, record| {
                 let text = one_line(record.args().to_string());
                 if is_attended && record.level() == Level::Error {
-                    let _ = writeln!(stderr(), "returnpath: {text}");
+                    complain(&text);
                 }
                 writeln!(to, "<{}>returnpath: {text}", severity(record.level()))
             });
@@ -52,18 +53,6 @@ fn open() -> io::Result<File> {
     OpenOptions::new().write(true).open("/dev/kmsg")
 }
 
-/// `man 3 syslog`.
-fn severity(level: Level) -> u8 {
-    match level {
-        Level::Error => 3,
-        Level::Warn => 4,
-        Level::Info => 6,
-        Level::Debug | Level::Trace => 7,
-    }
-}
-
 fn one_line(text: String) -> String {
-    let mut text = text.replace(char::is_control, " ");
-    text.truncate(text.floor_char_boundary(LONGEST));
-    text
+    cut(&text.replace(char::is_control, " "), LONGEST).into()
 }

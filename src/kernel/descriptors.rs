@@ -37,10 +37,17 @@ pub fn close_inherited() {
 /// Lets go of what the stage was started with: the terminal or pipes, whose end somebody may wait for, and the folder.
 pub fn let_go() {
     let _ = set_current_dir("/");
+    let_go_of_input();
     if let Ok(nothing) = File::open("/dev/null") {
         // Each fails only for want of a descriptor, and then stays as it is.
-        let _ = dup2_stdin(&nothing);
         let _ = dup2_stdout(&nothing);
         let _ = dup2_stderr(&nothing);
+    }
+}
+
+/// Lets go of standard input: a disk that is open can not be given new partitions.
+pub fn let_go_of_input() {
+    if let Ok(nothing) = File::open("/dev/null") {
+        let _ = dup2_stdin(&nothing); // as above
     }
 }

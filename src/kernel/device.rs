@@ -2,9 +2,10 @@
 
 use super::Error;
 use embedded_io::{ErrorType, SeekFrom};
-use rustix::fs::{Advice, fadvise};
-use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, ErrorKind, Read, Seek, Write};
+use rustix::fs::{Advice, FlockOperation, fadvise, flock};
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, ErrorKind, Read, Seek, Write, stdin};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -36,6 +37,20 @@ impl Device {
         Device::try_open(path, write).map_err(failed)
     }
 
+    /// The device that is standard input.
+    ///
+    /// # Errors
+    /// It is neither a block device nor a plain file.
+    pub fn of_input() -> Result<Device, Error> {
+        let open = || {
+            let file = input()?;
+            is_block(&file.metadata()?).map(|_| Device(file))
+        };
+        open().map_err(|reason| {
+            Error::new(format!("{}: {reason}; redirect it from one, as `< /dev/sda3` does", name_of_input()))
+        })
+    }
+
     /// Opens a device for reading and drops what the page cache has of it, so that what is read comes from the medium.
     /// What was written to it has to be flushed: only pages that are not dirty can be dropped.
     ///
@@ -60,10 +75,27 @@ impl Device {
         let is_block = is_block(&path.metadata()?)?;
         let exclusive = if write && is_block { libc::O_EXCL } else { 0 };
         let file = OpenOptions::new().read(true).write(write).custom_flags(exclusive).open(path)?;
-        if write && !is_block && file.try_lock().is_err() {
+        let lock = FlockOperation::NonBlockingLockExclusive;
+        if write && !is_block && flock(&file, lock).is_err() {
             return Err(io::Error::from_raw_os_error(libc::EBUSY)); // as O_EXCL has it
         }
         Ok(Device(file))
+    }
+}
+
+/// Standard input, for a reader that may close it.
+///
+/// # Errors
+/// There is no room for a further descriptor.
+pub fn input() -> io::Result<File> {
+    stdin().as_fd().try_clone_to_owned().map(File::from)
+}
+
+/// What standard input is, as far as that can be known: a file's name is in `/proc`.
+pub fn name_of_input() -> String {
+    match fs::read_link("/proc/self/fd/0") {
+        Ok(file) if file.is_absolute() => file.display().to_string(),
+        _ => "standard input".into(),
     }
 }
 

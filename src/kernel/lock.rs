@@ -1,7 +1,9 @@
 //! One returnpath at a time in a network namespace.
 
 use super::Error;
-use std::fs::{File, OpenOptions, TryLockError};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use std::fs::{File, OpenOptions};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -11,7 +13,7 @@ pub struct Lock {
     _file: Option<File>,
 }
 
-/// Each network namespace has its own, only root can open it, and it needs no disk.
+/// Each network namespace has its own, only who may change its network can open it, and it needs no disk.
 const FILE: &str = "/proc/sys/net/ipv4/route/flush";
 
 impl Lock {
@@ -22,10 +24,10 @@ impl Lock {
             Err(_) => return Ok(Lock { _file: None }), // what needs it will say so
         };
         for _ in 0..1000 {
-            match file.try_lock() {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(Lock { _file: Some(file) }),
-                Err(TryLockError::WouldBlock) => sleep(Duration::from_millis(10)),
-                Err(TryLockError::Error(error)) => return Err(Error::new(format!("lock: {FILE}: {error}"))),
+                Err(Errno::WOULDBLOCK) => sleep(Duration::from_millis(10)),
+                Err(error) => return Err(Error::new(format!("lock: {FILE}: {error}"))),
             }
         }
         Err(Error::new(format!(

@@ -12,6 +12,7 @@ pub mod modules;
 pub mod mounts;
 mod names;
 mod netlink;
+pub mod notify;
 pub mod partition;
 pub mod ports;
 mod preflight;

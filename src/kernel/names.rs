@@ -19,7 +19,7 @@ pub fn write(names: &[(u32, Name)]) {
     for (table, name) in names {
         wanted.push_str(&format!("{table}\t{name}\n"));
     }
-    let is_there = || fs::read_to_string(FILE).is_ok_and(|text| text == wanted);
+    let is_there = || is_link(FILE) || fs::read_to_string(FILE).is_ok_and(|text| text == wanted);
     if !OF_IPROUTE2.iter().any(|folder| Path::new(folder).is_dir()) || is_there() {
         return;
     }
@@ -37,9 +37,14 @@ fn replace(text: &str) -> io::Result<()> {
 /// Deletes the file, if it is there, and what a run that was killed may have left.
 pub fn remove() {
     // Asked first: on a read-only file system unlink finds that out first, and complains.
-    for file in [FILE, NEW].into_iter().filter(|file| Path::new(file).exists()) {
+    for file in [FILE, NEW].into_iter().filter(|file| Path::new(file).exists() && !is_link(file)) {
         if let Err(error) = fs::remove_file(file) {
-            log::warn!("{file}: {error}; delete it by hand");
+            log::info!("{file}: {error}; it stays, and does no harm");
         }
     }
+}
+
+/// A link is somebody else's, who manages the names.
+fn is_link(file: &str) -> bool {
+    Path::new(file).is_symlink()
 }

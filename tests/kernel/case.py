@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from machine import Machine, Programs, difference, snapshot
+from machine import Machine, Programs, command, difference, snapshot
 
 CASES: dict[str, Callable[[Bench], None]] = {}
+SECONDS = 20  # until something that is awaited has to be there
 
 
 def case(name: str, *parameters: object) -> Callable:
@@ -30,6 +32,13 @@ def require(good: object, what: str) -> None:
         raise Failed(what)
 
 
+def until(condition: Callable[[], object], what: str, said: Callable[[], object]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        require(time.monotonic() < deadline, f"waited {SECONDS} s for {what}; it said:\n{said()}")
+        time.sleep(0.01)
+
+
 @dataclass
 class Bench:
     """What a case works with: the programs, and a folder of its own."""
@@ -40,6 +49,22 @@ class Bench:
     def image(self, text: str) -> str:
         with tempfile.NamedTemporaryFile(dir=self.folder, suffix=".toml") as unique:
             return self.programs.compile(text, self.folder, Path(unique.name).stem)
+
+    def board(self, *policies: str, name: str = "board.img") -> str:
+        """A board partition with these policies written to it, the last one the newest."""
+        file = str(self.folder / name)
+        command(self.programs.board, "format", "--device", file)
+        for text in policies:
+            command(self.programs.board, "write", "--device", file, self.image(text))
+        return file
+
+    def for_everyone(self) -> str:
+        """A copy of the firmware that every user can run; so far as they are there, the images can be read as well."""
+        binary = self.folder / "returnpath"
+        binary.write_bytes(Path(self.programs.firmware).read_bytes())
+        for file in (self.folder, *self.folder.iterdir()):
+            file.chmod(0o755)
+        return str(binary)
 
     def firmware(self, host: Machine, *args: str, code: int = 0) -> str:
         """Runs the firmware; its exit code has to be `code`. Returns what it said on standard error."""

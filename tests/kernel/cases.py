@@ -757,13 +757,9 @@ def no_capability(bench: Bench, old: str | None, new: str | None) -> None:
 @case("bad/not-root", None, "base")
 def not_root(bench: Bench, old: str | None, new: str | None) -> None:
     args, start = transition(bench, old, new)
-    binary = bench.folder / "returnpath"
-    binary.write_bytes(Path(args[0]).read_bytes())
-    binary.chmod(0o755)
-    for file in (bench.folder, *bench.folder.iterdir()):
-        file.chmod(0o755)
+    binary = bench.for_everyone()
     with start() as host:
-        nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--", str(binary)]
+        nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--", binary]
         refused(bench, host, 4, ("CAP_NET_ADMIN",), *nobody, *args[1:])
 
 
@@ -794,8 +790,10 @@ HINDRANCES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "device-missing-tunnel": (
         policies.path("a", 1, 101, 1, gateways=None, device='"wg9"', ingress='["wg9"]'), (), ("wg9", "does not exist"),
     ),
-    "device-down": (
-        policies.path("a", 1, 101, 1, device='"eth0"'), ("ip link set eth0 down",), ("eth0", "down", "bring it up"),
+    "device-down": (  # the kernel tells the other end of the wire a little later
+        policies.path("a", 1, 101, 1, device='"eth0"'),
+        ("ip link set eth0 down", "until ip -6 route show dev peer0 | grep -q linkdown; do sleep 0.01; done"),
+        ("eth0", "down", "bring it up"),
     ),
     "device-not-point-to-point": (
         policies.path("a", 1, 101, 1, gateways=None, device='"eth1"'), (), ("eth1", "point-to-point", "gateway"),

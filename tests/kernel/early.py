@@ -9,14 +9,11 @@ import contextlib
 import os
 import re
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from case import Bench, case, require
-from machine import Machine, command
-
-SECONDS = 20  # until something that is awaited has to be there
+from case import Bench, case, require, until
+from machine import Machine
 
 LAN = """
 [paths.router2]
@@ -42,10 +39,7 @@ class Stage:
 
     def __init__(self, bench: Bench, host: Machine, *policies: str, options: str = "") -> None:
         self.bench, self.host = bench, host
-        self.board = str(bench.folder / "board.img")
-        command(bench.programs.board, "format", "--device", self.board)
-        for text in policies:
-            command(bench.programs.board, "write", "--device", self.board, bench.image(text))
+        self.board = bench.board(*policies)
         line = bench.folder / "cmdline"
         line.write_text(f"quiet returnpath.board={self.board} returnpath.timeout=2 {options}\n")
         pipe = bench.folder / "kmsg"
@@ -70,14 +64,10 @@ class Stage:
         self.until(lambda: words in self.log(), f"the log to say `{words}`")
 
     def until(self, condition: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + SECONDS
-        while not condition():
-            require(time.monotonic() < deadline, f"waited {SECONDS} s for {what}; the log:\n{self.log()}")
-            time.sleep(0.01)
+        until(condition, what, self.log)
 
     def table(self, number: int, family: int = 4) -> str:
-        done = self.host.finish("ip", f"-{family}", "route", "show", "table", str(number))
-        return done.stdout
+        return table(self.host, number, family)
 
     def waiting(self) -> list[int]:
         """The processes that have stayed behind in this machine."""
@@ -106,6 +96,10 @@ def stage(bench: Bench, *policies: str, **options: str) -> Iterator[Stage]:
         yield running
         left = running.waiting()
         require(not left, f"processes {left} are still there; the log:\n{running.log()}")
+
+
+def table(host: Machine, number: int, family: int = 4) -> str:
+    return host.finish("ip", f"-{family}", "route", "show", "table", str(number)).stdout
 
 
 def without_address(host: Machine, port: str) -> None:

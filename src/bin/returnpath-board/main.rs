@@ -1,90 +1,21 @@
 //! The host tool: checks and compiles policies, shows what they say and do, and keeps them on board partitions.
 
+mod arguments;
 mod partition;
 
-use clap::{Parser, Subcommand};
+use arguments::{Arguments, Command};
+use clap::Parser;
 use returnpath::exit::{self, Failure};
-use returnpath::kernel::partition::Board;
 use returnpath::plan::{self, Plan};
 use returnpath::policy::{Policy, toml, wire};
-use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Largest policy source, in bytes; the largest policy needs a twentieth of it.
 const MAX_SOURCE: u64 = 16 << 20;
-
-/// Compiles the policies of returnpath, shows what they say and do, and keeps them on board partitions.
-#[derive(Parser)]
-#[command(name = "returnpath-board", version, arg_required_else_help = false, after_help = EXIT_CODES)]
-struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-}
-
-const EXIT_CODES: &str = "\
-Exit codes: 0 done, or in the state asked for; 2 wrong usage, or refused without --force; 3 no usable policy;
-6 board device not found, not readable or not writable";
-
-#[derive(Subcommand)]
-enum Command {
-    /// Check a policy and encode it for the appliance
-    Compile {
-        /// The policy's source
-        #[arg(value_name = "POLICY.toml")]
-        source: PathBuf,
-        /// Where to put the policy image
-        #[arg(short, long, value_name = "POLICY.bin")]
-        output: PathBuf,
-    },
-    /// Print a policy image as TOML that compiles to the same bytes
-    Show {
-        /// The policy image
-        #[arg(value_name = "POLICY.bin")]
-        image: PathBuf,
-    },
-    /// Print the `ip` and `nft` commands that have the same effect, for review
-    Plan {
-        /// The policy, in either form
-        #[arg(value_name = "POLICY.toml|POLICY.bin")]
-        policy: PathBuf,
-    },
-    /// Write a policy to the spare slot of a board partition, and read it back
-    Write {
-        #[command(flatten)]
-        device: Device,
-        /// The policy, in either form
-        #[arg(value_name = "POLICY.toml|POLICY.bin")]
-        policy: PathBuf,
-    },
-    /// Show what the slots of a board partition hold, and which one boots
-    Read {
-        #[command(flatten)]
-        device: Device,
-    },
-    /// Make an empty board partition; a plain file that is not there is made, with 1 MiB
-    Format {
-        #[command(flatten)]
-        device: Device,
-        /// Overwrite whatever the device holds
-        #[arg(long)]
-        force: bool,
-    },
-}
-
-#[derive(clap::Args)]
-struct Device {
-    /// The board partition: a block device, a plain file, or PARTLABEL=LABEL
-    #[arg(long, value_name = "DEV", value_parser = parse_board)]
-    device: Board,
-}
-
-fn parse_board(text: &str) -> Result<Board, Infallible> {
-    Ok(Board::parse(text))
-}
 
 fn main() -> ExitCode {
     match arguments().and_then(|arguments| run(&arguments.command)) {

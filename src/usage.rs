@@ -1,0 +1,181 @@
+//! What the firmware's command line takes: one source for `--help`, the manual pages and the completions.
+//!
+//! All of it is `const`. The compiler puts [`HELP`] together, and nothing else of it is in the firmware: what only the
+//! manual shows costs nothing there.
+
+mod text;
+
+pub use text::{HELP, ROOM, Text};
+
+use crate::exit;
+
+/// What `--help` says the program is for.
+pub const ABOUT: &str = "connections that came in through a declared router go back out through that router";
+
+/// A command.
+pub struct Command {
+    /// Its word.
+    pub name: &'static str,
+    /// What it does, in a line.
+    pub about: &'static str,
+    /// Further words, which are for somebody else to read.
+    pub rest: Option<Word>,
+}
+
+/// An option of commands.
+pub struct Choice {
+    /// Its word, without the dashes.
+    pub name: &'static str,
+    /// What stands for its value, which is the next word; without one it is a switch.
+    pub value: Option<&'static str>,
+    /// The commands that take it.
+    pub commands: &'static [&'static str],
+    /// Of the options that have this in common, a command takes one. They stand side by side in [`OPTIONS`].
+    pub one_of: Option<&'static str>,
+    /// What it does, in a line.
+    pub about: &'static str,
+    /// What the manual adds to that line, in sentences.
+    pub details: &'static str,
+}
+
+/// A word with a meaning.
+pub struct Word {
+    /// The word.
+    pub name: &'static str,
+    /// Its meaning, in a line.
+    pub about: &'static str,
+}
+
+/// An exit code.
+pub struct Exit {
+    /// The code.
+    pub code: u8,
+    /// The commands that end with it; none: each.
+    pub commands: &'static [&'static str],
+    /// When.
+    pub about: &'static str,
+}
+
+/// An option of the kernel command line.
+pub struct BootOption {
+    /// Its word, with the `=`.
+    pub name: &'static str,
+    /// What stands for its value.
+    pub value: &'static str,
+    /// What holds where it is not given.
+    pub default: &'static str,
+    /// What it is, in sentences.
+    pub about: &'static str,
+}
+
+/// Every command.
+pub const COMMANDS: &[Command] = &[
+    Command { name: "apply", about: "install the policy: everything or nothing", rest: None },
+    Command { name: "status", about: "compare the kernel with the policy", rest: None },
+    Command { name: "remove", about: "take out everything that returnpath ever installed", rest: None },
+    Command {
+        name: "init",
+        about: "the early-boot stage; as PID 1 it then executes the next init",
+        rest: Some(Word { name: "ARGUMENTS", about: "what PID 1 was started with, for the next init" }),
+    },
+];
+
+/// Every option of a command.
+pub const OPTIONS: &[Choice] = &[
+    Choice {
+        name: "policy",
+        value: Some("FILE"),
+        commands: &["apply", "status"],
+        one_of: Some("source"),
+        about: "take the policy from a file that `returnpath-board compile` made; - is standard input",
+        details: "",
+    },
+    Choice {
+        name: "board",
+        value: Some("DEVICE"),
+        commands: &["apply", "status"],
+        one_of: Some("source"),
+        about: "take the policy from a board partition: PARTLABEL=<label>, a file, or - for standard input",
+        details: "The newest of its slots that holds a usable policy counts. Standard input has to be a block device or a \
+                  plain file; whoever is given it open needs no access to the device. Without this option and without \
+                  --policy, the board is what returnpath.board= on the kernel command line says, or else \
+                  PARTLABEL=returnpath.",
+    },
+    Choice {
+        name: "wait",
+        value: None,
+        commands: &["apply"],
+        one_of: None,
+        about: "install what can be used already, and stay until the rest is there",
+        details: "For a service that starts before the network. A next hop on a port that is missing, is down or has no \
+                  address is left out, and its path is unreachable (or takes the main table, by when_down) until the \
+                  kernel tells of it. Of a board the newest policy that the kernel takes is installed. A service manager \
+                  is told READY=1 once the policy is in force, and by STATUS= what is awaited (sd_notify). It ends with 0 \
+                  when nothing is awaited any more, and when another apply or remove has changed what was in force.",
+    },
+];
+
+/// Every exit code.
+pub const EXITS: &[Exit] = &[
+    Exit { code: 0, commands: &[], about: "done, or in the state asked for" },
+    Exit {
+        code: exit::BROKEN,
+        commands: &["init"],
+        about: "its own work crashed, or took longer than returnpath.timeout=",
+    },
+    Exit { code: exit::USAGE, commands: &[], about: "wrong usage" },
+    Exit { code: exit::NO_POLICY, commands: &["apply", "status", "init"], about: "no usable policy" },
+    Exit {
+        code: exit::REFUSED,
+        commands: &[],
+        about: "the kernel refused, and everything is as it was before",
+    },
+    Exit { code: exit::DIFFERS, commands: &["status"], about: "the kernel differs from the policy" },
+    Exit {
+        code: exit::NO_BOARD,
+        commands: &["apply", "status", "init"],
+        about: "board device not found or not readable",
+    },
+];
+
+/// Every environment variable.
+pub const ENVIRONMENT: &[Word] = &[
+    Word { name: "RETURNPATH_LOG", about: "what is logged: error, warn or info (default info)" },
+    Word {
+        name: "NOTIFY_SOCKET",
+        about: "where `apply --wait` tells that the policy is in force (sd_notify)",
+    },
+    Word {
+        name: "JOURNAL_STREAM",
+        about: "where it names standard error, each line begins with its severity, as <3>",
+    },
+];
+
+/// Every option of the kernel command line. `--help` does not show them: who boots with them reads the manual.
+pub const BOOT_OPTIONS: &[BootOption] = &[
+    BootOption {
+        name: "returnpath.board=",
+        value: "DEVICE",
+        default: "PARTLABEL=returnpath",
+        about: "Where the policy is: PARTLABEL=<label> or /dev/<name>.",
+    },
+    BootOption {
+        name: "returnpath.next=",
+        value: "PROGRAM",
+        default: "/sbin/init",
+        about: "What to execute after the stage, with arguments and environment untouched.",
+    },
+    BootOption {
+        name: "returnpath.timeout=",
+        value: "SECONDS",
+        default: "10",
+        about: "How long the boot waits for the stage at most, 1 to 600; seven tenths of it for the partition and the \
+                ports. Where drivers of ports are loaded only by the next init, a short one saves waiting in vain.",
+    },
+    BootOption {
+        name: "returnpath.log=",
+        value: "LEVEL",
+        default: "info",
+        about: "What is logged: error, warn, info or off.",
+    },
+];
