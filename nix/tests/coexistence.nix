@@ -1,0 +1,15 @@
+# Beside what Docker and Tailscale do: chains and NAT of theirs, mark bits of theirs, rules of theirs.
+{ network, ... }:
+{
+  nodes = network.outside "lan" // {
+    inherit (network) backend;
+    gateway = {
+      imports = [
+        (network.gateway "lan")
+        (network.port "back" 1)
+        network.forwarding
+      ];
+    };
+  };
+  scripts = [ ./coexistence.py ];
+}
