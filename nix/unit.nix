@@ -67,7 +67,10 @@ in
   service = {
     description = "Replies leave by the router that the connection came in through";
     documentation = [ "man:returnpath(8)" ];
-    unitConfig.DefaultDependencies = false;
+    unitConfig = {
+      DefaultDependencies = false;
+      StartLimitIntervalSec = 0; # a restart costs nothing, and has to be possible
+    };
     wants = [ "network-pre.target" ];
     requires = needsDevice;
     before = [ "network-pre.target" ];
@@ -100,6 +103,7 @@ in
     description = "The policy of returnpath in the kernel, until this is stopped";
     documentation = [ "man:returnpath-remove(8)" ];
     unitConfig.DefaultDependencies = false;
+    wants = [ "returnpath.service" ];
     restartIfChanged = false;
     serviceConfig = sandbox // {
       Type = "oneshot";

@@ -13,14 +13,21 @@ pub fn log_there() {
     Builder::new()
         .filter_level(LevelFilter::Info)
         .parse_env("RETURNPATH_LOG")
-        .format(|to, record| writeln!(to, "{}returnpath: {}", prefix(record.level()), record.args()))
+        .format(|to, record| {
+            let line = one_line(&record.args().to_string());
+            writeln!(to, "{}returnpath: {line}", prefix(record.level()))
+        })
         .init();
 }
 
-/// One line of an error, whatever is quoted in it. Where nobody can be told, the exit code has to do.
+/// One line of an error. Where nobody can be told, the exit code has to do.
 pub fn complain(line: &str) {
-    let line = line.replace(char::is_control, " ");
-    let _ = writeln!(stderr(), "{}returnpath: {line}", prefix(Level::Error));
+    let _ = writeln!(stderr(), "{}returnpath: {}", prefix(Level::Error), one_line(line));
+}
+
+/// Text without what would make two lines of it, whatever is quoted in it.
+pub fn one_line(text: &str) -> String {
+    text.replace(char::is_control, " ")
 }
 
 /// What tells the journal of systemd how severe a line is (`man 3 sd-daemon`); nothing where somebody else reads it.

@@ -6,7 +6,7 @@ use crate::kernel::commit::{apply_early, complete};
 use crate::kernel::descriptors::let_go_of_input;
 use crate::kernel::events::Changes;
 use crate::kernel::notify::notify;
-use crate::lines::cut;
+use crate::lines::{cut, one_line};
 use crate::policy::Policy;
 use crate::source::{Slots, Source};
 use log::Level;
@@ -89,7 +89,11 @@ impl Waiting {
 
     /// Says what is awaited: by the policy, and beside it.
     pub fn say_what(&mut self, beside: &[String]) {
-        let level = if beside.is_empty() { Level::Info } else { Level::Warn };
+        let level = match (self.has_failed, beside.is_empty()) {
+            (true, _) => Level::Error,
+            (false, false) => Level::Warn,
+            (false, true) => Level::Info,
+        };
         let lacks = [beside, &self.awaited].concat();
         self.say(level, format!("waiting for {}", lacks.join(", and ")));
     }
@@ -122,10 +126,7 @@ impl Waiting {
                 self.say(Level::Warn, line.into());
                 return false;
             }
-            Err(error) => {
-                log::error!("{error}");
-                vec!["another attempt".into()]
-            }
+            Err(error) => vec![format!("another attempt: {error}")],
         };
         true
     }
@@ -162,6 +163,7 @@ impl Waiting {
 
     /// One line in the log, unless it is the last one again.
     fn say(&mut self, level: Level, line: String) {
+        let line = one_line(&line);
         if line != self.said {
             log::log!(level, "{line}");
             self.said = line;

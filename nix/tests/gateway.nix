@@ -7,6 +7,7 @@
       imports = [
         (network.gateway "lan")
         (network.port "back" 1)
+        network.forwarding
       ];
       # The iptables form of networking.nat marks what it masquerades with 1.
       services.returnpath.settings.mark_mask = "0xfe";

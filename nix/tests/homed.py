@@ -11,6 +11,23 @@ with subtest("a router that is not declared is filtered as ever, by the firewall
     router2.succeed(f"ip link set second address {ROUTER2_MAC}")
     require_way(2, 6)
 
+with subtest("a source of our own networks is filtered as ever, though a declared router sends it"):
+    gateway.succeed(
+        "nft add table inet probe",
+        "nft add chain inet probe first '{ type filter hook prerouting priority 0; }'",
+        "nft add counter inet probe ours",
+        "nft add counter inet probe theirs",
+        "nft add rule inet probe first ip saddr 10.0.0.77 counter name ours",
+        "nft add rule inet probe first ip saddr 198.51.100.77 counter name theirs",
+    )
+    for source in ("10.0.0.77", "198.51.100.77"):
+        router2.succeed(f"ip address add {source}/32 dev second")
+        router2.execute(f"ping -c 3 -W 1 -I {source} 10.0.2.10")
+        router2.succeed(f"ip address delete {source}/32 dev second")
+    ours, theirs = (gateway.succeed(f"nft list counter inet probe {name}") for name in ("ours", "theirs"))
+    assert "packets 0 " in ours, f"it has passed the firewall: {ours}"
+    assert "packets 0 " not in theirs, f"what is filtered is not what was meant: {theirs}"
+
 with subtest("stopped: the kernel's filter drops what comes in by router 2"):
     stop()
     assert require_failure(4) == 0

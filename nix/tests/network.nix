@@ -73,6 +73,8 @@ let
     { pkgs, ... }:
     {
       virtualisation.vlans = [ ];
+      # A handshake that fails is soon over.
+      boot.kernel.sysctl."net.ipv4.tcp_synack_retries" = 1;
       networking = {
         useDHCP = false;
         firewall.enable = lib.mkDefault false;

@@ -1,6 +1,6 @@
 //! The kernel log: where whoever looks for the reason of a boot that went wrong will look first.
 
-use crate::lines::{complain, cut, severity};
+use crate::lines::{complain, cut, one_line, severity};
 use env_logger::{Builder, Target};
 use log::{Level, LevelFilter};
 use std::fs::{File, OpenOptions};
@@ -18,7 +18,7 @@ pub fn log_there(level: LevelFilter, is_attended: bool) {
         Ok(kmsg) => {
             builder.target(Target::Pipe(Box::new(Kmsg(kmsg))));
             builder.format(move |to, record| {
-                let text = one_line(record.args().to_string());
+                let text = record_of(&record.args().to_string());
                 if is_attended && record.level() == Level::Error {
                     complain(&text);
                 }
@@ -26,7 +26,8 @@ pub fn log_there(level: LevelFilter, is_attended: bool) {
             });
         }
         Err(_) => {
-            builder.format(|to, record| writeln!(to, "returnpath: {}", one_line(record.args().to_string())));
+            builder
+                .format(|to, record| writeln!(to, "returnpath: {}", record_of(&record.args().to_string())));
         }
     }
     builder.init();
@@ -53,6 +54,6 @@ fn open() -> io::Result<File> {
     OpenOptions::new().write(true).open("/dev/kmsg")
 }
 
-fn one_line(text: String) -> String {
-    cut(&text.replace(char::is_control, " "), LONGEST).into()
+fn record_of(text: &str) -> String {
+    cut(&one_line(text), LONGEST).into()
 }

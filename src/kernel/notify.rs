@@ -6,6 +6,10 @@ use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
+
+/// How long a service manager may leave its queue full.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Tells the service manager that has started this process and wants to hear of it, such as `READY=1`. Without one,
 /// nobody is told.
@@ -24,5 +28,7 @@ fn send(place: &OsStr, state: &[u8]) -> io::Result<usize> {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
         _ => SocketAddr::from_pathname(place),
     };
-    UnixDatagram::unbound()?.send_to_addr(state, &address?)
+    let socket = UnixDatagram::unbound()?;
+    socket.set_write_timeout(Some(PATIENCE))?;
+    socket.send_to_addr(state, &address?)
 }

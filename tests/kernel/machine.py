@@ -66,6 +66,7 @@ class Machine:
     def __init__(self, ports: tuple[str, ...] = (), tunnels: tuple[str, ...] = (), routers: bool = True) -> None:
         self._make_namespaces()
         self._ethernet = {*LAN, *ports}
+        self._ethernet |= {f"peer{number}" for number in range(len(self._ethernet))}
         lines = ["link set lo up"]
         for number, port in enumerate([*LAN, *ports]):
             lines += [

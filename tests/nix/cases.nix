@@ -48,7 +48,11 @@ let
     error = "systemd-networkd would take returnpath's rules and routes away.";
   };
 
-  ours = lib.filterAttrs (name: _: lib.hasInfix "returnpath" name);
+  isOurs = lib.hasInfix "returnpath";
+  ours = lib.filterAttrs (name: _: isOurs name);
+  # The lines that are ours, of a text that others write in, too.
+  about =
+    text: lib.filter (line: isOurs line || lib.hasInfix " accept" line) (lib.splitString "\n" text);
   texts = units: lib.mapAttrs (_: unit: unit.text) (ours units);
   judged =
     modules:
@@ -67,6 +71,19 @@ let
       policy = system.services.returnpath.policy.drvPath;
       units = texts system.systemd.units;
       initrdUnits = texts system.boot.initrd.systemd.units;
+      rest = {
+        inherit (system.networking.firewall) checkReversePath;
+        accepted = about system.networking.firewall.extraReversePathFilterRules;
+        commands = about system.networking.firewall.extraCommands;
+        stopCommands = about system.networking.firewall.extraStopCommands;
+        kernelParams = lib.filter isOurs system.boot.kernelParams;
+        storePaths = lib.filter isOurs (
+          map (entry: toString (entry.outPath or entry.source or entry)) system.boot.initrd.systemd.storePaths
+        );
+        files = lib.filter isOurs (lib.attrNames system.environment.etc);
+        loads = lib.elem "nft_fib_inet" system.boot.kernelModules;
+        loadsInInitrd = lib.elem "nft_fib_inet" system.boot.initrd.kernelModules;
+      };
     };
   good = lib.mapAttrs (_: judged);
   bad = lib.mapAttrs (

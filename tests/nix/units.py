@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -33,6 +34,20 @@ def lay_out(name: str, units: dict[str, str]) -> Path:
         file.write_text(text)
         make_real(text)
     return folder
+
+
+def plain(text: str) -> str:
+    """Without what differs from one store, and one NixOS, to the next."""
+    lines = [line for line in text.splitlines() if not line.startswith("Environment=")]
+    return re.sub(r"/[^\s\"]*/store/[0-9a-z]{32}-", "/nix/store/", "\n".join(lines))
+
+
+def describe(system: dict) -> str:
+    """All that a configuration comes to, to be compared with the golden text."""
+    found = {**system["units"], **{f"initrd: {name}": text for name, text in system["initrdUnits"].items()}}
+    parts = [f"# {name}\n{plain(text).strip()}\n" for name, text in sorted(found.items())]
+    rest = plain(json.dumps(system["rest"], indent=2, sort_keys=True))
+    return "\n".join([*parts, f"# besides\n{rest}\n"])
 
 
 def services(folder: Path) -> list[Path]:

@@ -158,7 +158,12 @@ let
         value = builtins.fromJSON text;
       in
       if builtins.isInt value then value else throw "toInt: ${text} is no whole number";
-    escapeShellArg = text: "'${builtins.replaceStrings [ "'" ] [ "'\\''" ] (toString text)}'";
+    escapeShellArg =
+      text:
+      if builtins.match "[[:alnum:],._+:@%/-]+" (toString text) != null then
+        toString text
+      else
+        "'${builtins.replaceStrings [ "'" ] [ "'\\''" ] (toString text)}'";
     mod = dividend: divisor: dividend - divisor * (dividend / divisor);
     min = a: b: if a < b then a else b;
 

@@ -78,6 +78,9 @@ let
               Documentation = toString config.documentation;
             }
             // keys relations config
+            // lib.optionalAttrs (config.restartTriggers != [ ]) {
+              X-Restart-Triggers = builtins.toFile "X-Restart-Triggers-${name}" (toString config.restartTriggers);
+            }
             // config.unitConfig
           )
         ])
