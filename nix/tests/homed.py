@@ -14,12 +14,14 @@ with subtest("a router that is not declared is filtered as ever, by the firewall
 with subtest("a source of our own networks is filtered as ever, though a declared router sends it"):
     gateway.succeed(
         "nft add table inet probe",
-        "nft add chain inet probe first '{ type filter hook prerouting priority 0; }'",
+        # behind the firewall's filter, ahead of our own chain
+        "nft add chain inet probe first '{ type filter hook prerouting priority -120; }'",
         "nft add counter inet probe ours",
         "nft add counter inet probe theirs",
         "nft add rule inet probe first ip saddr 10.0.0.77 counter name ours",
         "nft add rule inet probe first ip saddr 198.51.100.77 counter name theirs",
     )
+    require_way(2)  # router 2 knows the gateway's MAC: it could not ask for it with such a source
     for source in ("10.0.0.77", "198.51.100.77"):
         router2.succeed(f"ip address add {source}/32 dev second")
         router2.execute(f"ping -c 3 -W 1 -I {source} 10.0.2.10")
