@@ -4,7 +4,6 @@ let
   inherit (pkgs) lib;
   tests = import ./tests {
     inherit (pkgs) lib testers;
-    module = ./module.nix;
   };
   # The image that `nix build .#image-BOARD` has left in ./result.
   flash = pkgs.writeShellApplication {

@@ -4,14 +4,7 @@ folder:
 let
   name = baseNameOf folder;
 
-  # The lines of a file without comments and blank ones.
-  lines =
-    file:
-    lib.filter (line: line != "") (
-      map (line: lib.trim (lib.head (lib.splitString "#" line))) (
-        lib.splitString "\n" (builtins.readFile (folder + "/${file}"))
-      )
-    );
+  lines = file: import ./lines.nix { inherit lib; } (folder + "/${file}");
   words = line: lib.filter (word: word != "") (lib.splitString " " line);
 
   # `Key=Value` lines; the one section is [Partition].

@@ -2,7 +2,6 @@
 { pkgs }:
 import ./tests {
   inherit (pkgs) lib testers;
-  module = ./module.nix;
 }
 // {
   returnpath = pkgs.callPackage ./package.nix { };

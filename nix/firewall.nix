@@ -86,8 +86,10 @@ let
     ${family.iptables} -w -t mangle -S nixos-fw-rpfilter 2>/dev/null | sed -n '/ -g returnpath$/s/^-A/-D/p' |
       while read -r rule; do eval "${family.iptables} -w -t mangle $rule"; done
     for chain in returnpath returnpath-strict; do
-      ${family.iptables} -w -t mangle -F "$chain" 2>/dev/null || true
-      ${family.iptables} -w -t mangle -X "$chain" 2>/dev/null || true
+      if ${family.iptables} -w -t mangle -S "$chain" >/dev/null 2>&1; then
+        ${family.iptables} -w -t mangle -F "$chain"
+        ${family.iptables} -w -t mangle -X "$chain" || echo "returnpath: chain $chain: in use still, so it stays" >&2
+      fi
     done
   '';
   usedFamilies = if config.networking.enableIPv6 then families else [ (lib.head families) ];

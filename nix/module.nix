@@ -20,9 +20,7 @@ let
     ManageForeignRoutingPolicyRules = lib.mkDefault false;
     ManageForeignRoutes = lib.mkDefault false;
   };
-  kernelModules = lib.filter (line: line != "" && !lib.hasPrefix "#" line) (
-    lib.splitString "\n" (builtins.readFile ../image/netfilter)
-  );
+  kernelModules = import ./lines.nix { inherit lib; } ../image/netfilter;
 in
 {
   imports = [
@@ -102,7 +100,7 @@ in
     };
 
     boot.initrd = lib.mkIf cfg.initrd.enable {
-      kernelModules = kernelModules;
+      inherit kernelModules;
       systemd = {
         # Under another name: a unit that is active in the initrd would count as active afterwards, and not be started.
         services.returnpath-initrd = lib.mkMerge [
@@ -115,7 +113,7 @@ in
             ];
           }
         ];
-        units = unit.units;
+        inherit (unit) units;
         network.config.networkConfig = lib.mkIf config.boot.initrd.systemd.network.enable networkd;
         storePaths = [ program ] ++ lib.optional (cfg.board.device == null) cfg.policy;
       };

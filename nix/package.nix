@@ -82,7 +82,6 @@ rustPlatform.buildRustPackage {
   passthru.tests = lib.optionalAttrs (!stdenv.hostPlatform.isStatic) (
     import ./tests {
       inherit lib testers;
-      module = ./module.nix;
     }
   );
 

@@ -3,13 +3,7 @@
 {
   nodes = network.outside "lan" // {
     inherit (network) backend;
-    gateway = {
-      imports = [
-        (network.gateway "lan")
-        (network.port "back" 1)
-        network.forwarding
-      ];
-    };
+    gateway = network.forwarder;
   };
   scripts = [ ./coexistence.py ];
 }

@@ -92,6 +92,16 @@ def stop() -> None:
     gateway.fail("nft list table inet returnpath")
 
 
+def require_difference(family: int = 4) -> None:
+    """It is returnpath that makes it: without it a connection by router 2 dies, and with it again it does not."""
+    with subtest("stopped: what comes in by router 2 is answered by router 1, and dies"):
+        stop()
+        assert require_failure(family) > 0
+    with subtest("started again: the way back is right again"):
+        gateway.succeed("systemctl start returnpath")
+        require_ways(family)
+
+
 # The board partition, on a second disk that is empty at first
 
 BOARD = "/dev/disk/by-partlabel/returnpath"

@@ -3,10 +3,9 @@
 {
   lib,
   testers,
-  module ? ../module.nix,
 }:
 let
-  network = import ./network.nix { inherit lib module; };
+  network = import ./network.nix { inherit lib; };
 
   test =
     name: file: arguments:

@@ -4,11 +4,7 @@
   nodes = network.outside "lan" // {
     inherit (network) backend;
     gateway = {
-      imports = [
-        (network.gateway "lan")
-        (network.port "back" 1)
-        network.forwarding
-      ];
+      imports = [ network.forwarder ];
       # The iptables form of networking.nat marks what it masquerades with 1.
       services.returnpath.settings.mark_mask = "0xfe";
       networking.nat = {

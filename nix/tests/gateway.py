@@ -4,13 +4,7 @@ serve(backend, 8080)
 with subtest("replies of the host behind the gateway go back by the router that the connection came by"):
     require_ways()
 
-with subtest("stopped: what comes in by router 2 is answered by router 1, and dies"):
-    stop()
-    assert require_failure() > 0
-
-with subtest("started again: the way back is right again"):
-    gateway.succeed("systemctl start returnpath")
-    require_ways()
+require_difference()
 
 with subtest("the host behind reaches the world by the default gateway, with the gateway's address"):
     client.succeed("ip route add 10.0.0.10 via 203.0.113.1")

@@ -7,7 +7,7 @@
 # Each router forwards a public address of its own to the gateway, so that the client chooses the router by the address
 # that it calls, and a reply that takes the other router's way is no answer to it. Counters stand in each router's first
 # hook, before its own connection tracking or NAT could hide a packet that went astray.
-{ lib, module }:
+{ lib }:
 let
   vlans = {
     world = 1;
@@ -132,33 +132,12 @@ let
       };
     };
   };
-in
-{
-  inherit address forwarding port;
-
-  # All but the gateway; `inner` is where router2 is.
-  outside = inner: {
-    client.imports = [
-      machine
-      (port "world" 100)
-    ];
-    router1 = router 1 "lan";
-    router2 = lib.recursiveUpdate (router 2 inner) {
-      networking.interfaces.${inner}.macAddress = macs.router2;
-    };
-  };
-
-  backend.imports = [
-    machine
-    (port "back" 2)
-    (defaultBy "back" 1)
-  ];
 
   # As every NixOS machine, it has a firewall that filters by reverse path.
   gateway = inner: {
     imports = [
       machine
-      module
+      ../module.nix
       (port "lan" 10)
       (defaultBy "lan" 1)
     ];
@@ -183,4 +162,32 @@ in
       };
     };
   };
+in
+{
+  inherit gateway port;
+
+  # All but the gateway; `inner` is where router2 is.
+  outside = inner: {
+    client.imports = [
+      machine
+      (port "world" 100)
+    ];
+    router1 = router 1 "lan";
+    router2 = lib.recursiveUpdate (router 2 inner) {
+      networking.interfaces.${inner}.macAddress = macs.router2;
+    };
+  };
+
+  backend.imports = [
+    machine
+    (port "back" 2)
+    (defaultBy "back" 1)
+  ];
+
+  # A gateway with the backend behind it.
+  forwarder.imports = [
+    (gateway "lan")
+    (port "back" 1)
+    forwarding
+  ];
 }

@@ -6,6 +6,7 @@ mod partition;
 use arguments::{Arguments, Command};
 use clap::Parser;
 use returnpath::exit::{self, Failure};
+use returnpath::lines::one_line;
 use returnpath::plan::{self, Plan};
 use returnpath::policy::{Policy, toml, wire};
 use std::ffi::OsString;
@@ -21,10 +22,8 @@ fn main() -> ExitCode {
     match arguments().and_then(|arguments| run(&arguments.command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            // One line, whatever is quoted in it.
             // Where nobody can be told, the exit code has to do.
-            let _ =
-                writeln!(io::stderr(), "returnpath-board: {}", failure.line.replace(char::is_control, " "));
+            let _ = writeln!(io::stderr(), "returnpath-board: {}", one_line(&failure.line));
             ExitCode::from(failure.code)
         }
     }

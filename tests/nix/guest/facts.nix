@@ -6,7 +6,6 @@ let
   inherit (pkgs) lib;
   tests = import ../../../nix/tests {
     inherit (pkgs) lib testers;
-    module = ../../../nix/module.nix;
   };
 
   # Paths as text: nothing is built.
