@@ -4,6 +4,7 @@
 pub mod board;
 pub mod exit;
 pub mod init;
+pub mod json;
 pub mod kernel;
 pub mod lines;
 pub mod plan;
