@@ -8,9 +8,11 @@ pub mod events;
 mod expressions;
 mod journal;
 mod lock;
+mod lookup;
 pub mod modules;
 pub mod mounts;
 mod names;
+pub mod neighbours;
 mod netlink;
 pub mod notify;
 pub mod partition;
@@ -19,7 +21,7 @@ mod preflight;
 mod ruleset;
 mod sysctl;
 mod table;
-mod ways;
+pub mod ways;
 
 use core::fmt::{self, Display, Formatter};
 

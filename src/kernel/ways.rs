@@ -4,7 +4,7 @@ use super::netlink::{Message, Refusal, Socket, attributes, put, text, u32_at};
 use super::{Error, refused};
 use crate::plan::transition::Step;
 use crate::plan::ways::{Family, LAST_METRIC, Next, PROTOCOL, Route, Rule};
-use crate::policy::Name;
+use crate::policy::{Mac, Name};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use netlink_packet_core::Emitable;
 use netlink_packet_route::AddressFamily;
@@ -15,35 +15,30 @@ use rtnetlink::RouteMessageBuilder;
 /// A link has changed, or shall (`linux/rtnetlink.h`).
 pub const RTM_NEWLINK: u16 = 16;
 const RTM_GETLINK: u16 = 18;
-const RTM_NEWROUTE: u16 = 24;
+pub(super) const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
-const RTM_GETROUTE: u16 = 26;
+pub(super) const RTM_GETROUTE: u16 = 26;
 const RTM_NEWRULE: u16 = 32;
 const RTM_DELRULE: u16 = 33;
 const RTM_GETRULE: u16 = 34;
 const NLM_F_REPLACE: u16 = 0x100;
 const NLM_F_EXCL: u16 = 0x200;
-const NLM_F_CREATE: u16 = 0x400;
+pub(super) const NLM_F_CREATE: u16 = 0x400;
 
-const SEE_LOG: &str = "see the kernel log";
+pub(super) const SEE_LOG: &str = "see the kernel log";
 
+const IFLA_ADDRESS: u16 = 1;
 /// A link's name (`linux/if_link.h`).
 pub const IFLA_IFNAME: u16 = 3;
-const RTA_OIF: u16 = 4;
-const RTA_GATEWAY: u16 = 5;
+pub(super) const RTA_OIF: u16 = 4;
+pub(super) const RTA_GATEWAY: u16 = 5;
 const RTA_PRIORITY: u16 = 6;
 const RTA_METRICS: u16 = 8;
 const RTA_TABLE: u16 = 15;
 /// The metric of an IPv6 route that is given none (`linux/ipv6_route.h`).
 const IP6_RT_PRIO_USER: u32 = 1024;
 const RTNH_F_ONLINK: u8 = 4;
-/// In a lookup's flags: answer with the route that matched (`linux/rtnetlink.h`, since 4.13).
-const RTM_F_FIB_MATCH: u32 = 0x2000;
-/// Who makes the route to a port's own network: the kernel with the address, a router advertisement, a DHCP client
-/// (`RTPROT_KERNEL`, `_RA`, `_DHCP`, `linux/rtnetlink.h`).
-const CONNECTED: [u8; 3] = [2, 9, 16];
 const RTN_UNICAST: u8 = 1;
-const RTN_LOCAL: u8 = 2;
 const RTN_UNREACHABLE: u8 = 7;
 const FIB_RULE_INVERT: u32 = 2;
 const FRA_PRIORITY: u16 = 6;
@@ -65,11 +60,13 @@ pub struct Link {
     pub is_up: bool,
     /// Whether it has one far end and no link-layer addresses (`IFF_POINTOPOINT`, `linux/if.h`).
     pub is_point_to_point: bool,
+    /// Its own link-layer address; `None` where that is no EUI-48.
+    pub mac: Option<Mac>,
 }
 
 /// Reads and changes routes and rules.
 pub struct Routing {
-    socket: Socket,
+    pub(super) socket: Socket,
     links: Vec<Link>, // those asked for so far
     /// While addresses are awaited, a wider route that happens to be there is not taken for the gateway's link.
     pub only_connected: bool,
@@ -106,7 +103,7 @@ impl Routing {
         self.get_link(payload, name)
     }
 
-    fn link_at(&mut self, index: u32) -> Result<Option<Link>, Error> {
+    pub(super) fn link_at(&mut self, index: u32) -> Result<Option<Link>, Error> {
         if let Some(link) = self.links.iter().find(|link| link.index == index) {
             return Ok(Some(link.clone()));
         }
@@ -125,43 +122,6 @@ impl Routing {
             }
             Err(refusal) if refusal.errno == libc::ENODEV => Ok(None),
             Err(refusal) => Err(refused(format_args!("port {what}: cannot ask for it"), &refusal, SEE_LOG)),
-        }
-    }
-
-    /// The port on whose link the kernel finds an address, without any mark. `None` where there is none, or another
-    /// router is between: adding a route through it will be refused, with the kernel's own reason.
-    pub fn port_towards(&mut self, gateway: IpAddr) -> Result<Option<Name>, Error> {
-        let mut payload = match gateway {
-            IpAddr::V4(a) => {
-                emitted(&RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(a, 32).build())
-            }
-            IpAddr::V6(a) => {
-                emitted(&RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(a, 128).build())
-            }
-        };
-        payload[4..8].fill(0); // struct rtmsg: a lookup takes no table, protocol, scope or type
-        payload[8..12].copy_from_slice(&RTM_F_FIB_MATCH.to_ne_bytes());
-        let Ok(answer) = self.socket.ask(&Message { kind: RTM_GETROUTE, flags: 0, payload }) else {
-            return Ok(None);
-        };
-        let route = answer.iter().find(|m| m.kind == RTM_NEWROUTE);
-        if route.is_some_and(|m| m.payload.get(7) == Some(&RTN_LOCAL)) {
-            return Err(Error::new(format!(
-                "gateway {gateway}: it is an address of this host; name the router's"
-            )));
-        }
-        let length = gateway_length(gateway);
-        let is_link = |message: &[u8]| {
-            let (prefix, protocol) =
-                (message.get(1).copied().unwrap_or(0), message.get(5).copied().unwrap_or(0));
-            // A default route by a tunnel matches every address.
-            prefix > 0 && (!self.only_connected || prefix == length || CONNECTED.contains(&protocol))
-        };
-        let route = route.filter(|m| is_link(&m.payload)).and_then(|m| m.payload.get(12..));
-        let on_link = route.filter(|attributes| find(attributes, RTA_GATEWAY).is_none());
-        match on_link.and_then(|attributes| find(attributes, RTA_OIF)).and_then(|oif| u32_at(oif, 0)) {
-            Some(index) => Ok(self.link_at(index)?.map(|link| link.name)),
-            None => Ok(None),
         }
     }
 
@@ -330,11 +290,6 @@ impl Routing {
     }
 }
 
-/// Bits of an address.
-fn gateway_length(gateway: IpAddr) -> u8 {
-    if gateway.is_ipv4() { 32 } else { 128 }
-}
-
 /// What all our routes have in common.
 fn finish<T>(builder: RouteMessageBuilder<T>, route: &Route, index: Option<u32>) -> Vec<u8> {
     let mut builder = builder.table_id(route.table).protocol(RouteProtocol::from(PROTOCOL));
@@ -404,6 +359,7 @@ fn parse_link(message: &[u8]) -> Option<Link> {
         name: Name::try_from(text(name)).ok()?,
         is_up: u32_at(message, 8)? & libc::IFF_UP as u32 != 0,
         is_point_to_point: u32_at(message, 8)? & libc::IFF_POINTOPOINT as u32 != 0,
+        mac: find(message.get(16..)?, IFLA_ADDRESS).and_then(|bytes| bytes.try_into().ok()).map(Mac),
     })
 }
 
@@ -465,19 +421,19 @@ fn is_delete(step: &Step) -> bool {
     matches!(step, Step::DelRoute(_) | Step::DelRule(_))
 }
 
-fn number(family: Family) -> u8 {
+pub(super) fn number(family: Family) -> u8 {
     match family {
         Family::V4 => libc::AF_INET as u8,
         Family::V6 => libc::AF_INET6 as u8,
     }
 }
 
-fn emitted(message: &impl Emitable) -> Vec<u8> {
+pub(super) fn emitted(message: &impl Emitable) -> Vec<u8> {
     let mut bytes = vec![0; message.buffer_len()];
     message.emit(&mut bytes);
     bytes
 }
 
-fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+pub(super) fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     attributes(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value)
 }
