@@ -161,7 +161,8 @@ impl State {
 /// Whether the kernel holds a plan but for some routes and the settings of some ports.
 fn is_incomplete(there: &State, plan: &Plan) -> bool {
     let ways = Transition::new(&there.ways, &plan.ways);
-    ways.before.iter().all(|step| matches!(step, Step::AddRoute(_)))
+    there.table.digest() == Some(plan.digest)
+        && ways.before.iter().all(|step| matches!(step, Step::AddRoute(_)))
         && ways.after.is_empty()
         && with_record(plan, &record_of(&there.table)).difference(&there.table).is_none()
 }

@@ -4,7 +4,7 @@
 //! `linux/netfilter/nf_tables.h` has the numbers.
 
 use super::netlink::{Message, NESTED, attributes, flagged_attributes, put, text};
-use crate::plan::nft::{MARKS, SYSCTLS, TABLE};
+use crate::plan::nft::{DIGEST, MARKS, SYSCTLS, TABLE};
 use std::collections::{BTreeMap, BTreeSet};
 
 const SUBSYSTEM: u16 = (libc::NFNL_SUBSYS_NFTABLES as u16) << 8;
@@ -62,6 +62,13 @@ impl Ruleset {
     /// The comments in the chain that remembers sysctls.
     pub fn record(&self) -> impl Iterator<Item = &str> {
         self.0.iter().filter(|m| is_record(m)).filter_map(|m| find(m, RULE_USERDATA).and_then(comment))
+    }
+
+    /// Which policy it was made for ([`crate::plan::Plan::digest`]); `None` where it is none of a policy.
+    pub fn digest(&self) -> Option<u32> {
+        let mut rules = self.0.iter().filter(|m| m.kind == NEWRULE && name(m) == DIGEST);
+        let line = rules.next().and_then(|rule| find(rule, RULE_USERDATA)).and_then(comment)?;
+        u32::from_str_radix(line.strip_prefix("policy 0x")?, 16).ok()
     }
 
     /// The marks that it gives, each with the chain that sets it.
@@ -366,6 +373,18 @@ mod tests {
         let removal = in_place(&old, &old.only_record()).unwrap();
         let deleted = |chain| removal.iter().any(|m| m.kind == DELCHAIN && name(m) == chain);
         assert!(deleted("prerouting") && !deleted(SYSCTLS));
+    }
+
+    /// Which policy it is for goes when a removal begins, and while only the record changes it stays what it was.
+    #[test]
+    fn the_digest_is_that_of_the_rules() {
+        let planned = planned();
+        let image = include_bytes!("../../tests/golden/policy/full.bin");
+        let crc = u32::from_le_bytes(*image.last_chunk().unwrap());
+        assert_eq!(planned.digest(), Some(crc));
+        assert_eq!(planned.with_record_of(&Ruleset::default()).digest(), Some(crc));
+        assert_eq!(planned.only_record().digest(), None);
+        assert_eq!(Ruleset::default().with_record_of(&planned).digest(), None);
     }
 
     /// Sets are numbered within a batch. After an update the kernel lists them in another order.

@@ -13,8 +13,8 @@
 //! Whether a connection is for this host is asked once (`fib`, slow) and remembered as a conntrack label.
 
 use super::nft::{
-    Base, Chain, Direction, Elements, FWMARK_ACCEPT, FWMARK_REFLECT4, FWMARK_REFLECT6, Key, LABEL_LOCAL,
-    LABEL_OUTWARD, MARKS, Rule, SOCKETS, SYSCTLS, Set, State, Statement, Table,
+    Base, Chain, DIGEST, Direction, Elements, FWMARK_ACCEPT, FWMARK_REFLECT4, FWMARK_REFLECT6, Key,
+    LABEL_LOCAL, LABEL_OUTWARD, MARKS, Rule, SOCKETS, SYSCTLS, Set, State, Statement, Table,
 };
 use super::ways::Family;
 use crate::policy::{Network, Path, Policy, PortRange, Scope, Service};
@@ -27,8 +27,8 @@ const ICMPV6: u8 = 58;
 const SCTP: u8 = 132;
 
 impl Table {
-    /// The table for a policy that has passed [`Policy::check`].
-    pub fn new(policy: &Policy) -> Table {
+    /// The table for a policy that has passed [`Policy::check`], and for its digest ([`super::Plan::digest`]).
+    pub fn new(policy: &Policy, digest: u32) -> Table {
         let mask = policy.mark_mask;
         let locals = local_networks(policy);
         let arrivals = arrivals(policy);
@@ -50,6 +50,7 @@ impl Table {
         }
 
         table.chain(SYSCTLS, vec![]);
+        table.chain(DIGEST, vec![vec![Statement::Remember(format!("policy {digest:#010x}"))]]);
         for path in &policy.paths {
             table.chain(
                 format!("mark_{}", path.name),
@@ -64,7 +65,7 @@ impl Table {
             table.chains.push(Chain { name: "input".into(), base: Some(Base::Input), rules: vec![] });
         }
         // What stays on an update comes first, so that the order is that of a first install.
-        table.chains.sort_by_key(|chain| (chain.name != SYSCTLS, chain.base.is_none()));
+        table.chains.sort_by_key(|chain| (chain.name != SYSCTLS, chain.name != DIGEST, chain.base.is_none()));
         table
     }
 

@@ -9,13 +9,15 @@ pub mod text;
 pub mod transition;
 pub mod ways;
 
-use crate::policy::{Name, Path, Policy, Scope, WhenDown};
+use crate::policy::{Name, Path, Policy, Scope, WhenDown, wire};
 use core::net::IpAddr;
 use ways::{Family, Next, Route, Rule, Ways};
 
 /// Everything that the kernel shall hold for a policy.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
+    /// Which policy it is for: the CRC-32 of its image, as in the last four bytes of `POLICY.bin`.
+    pub digest: u32,
     /// Our bits of the marks.
     pub mark_mask: u32,
     /// Routes and rules.
@@ -52,13 +54,15 @@ pub enum Port {
 impl Plan {
     /// The plan for a policy that has passed [`Policy::check`].
     pub fn new(policy: &Policy) -> Plan {
+        let digest = wire::digest(policy);
         Plan {
+            digest,
             mark_mask: policy.mark_mask,
             ways: Ways {
                 routes: policy.paths.iter().flat_map(routes).collect(),
                 rules: policy.paths.iter().flat_map(|path| rules(path, policy.mark_mask)).collect(),
             },
-            table: nft::Table::new(policy),
+            table: nft::Table::new(policy, digest),
             sysctls: sysctls(policy),
             table_names: policy.paths.iter().map(|path| (path.table, path.name.clone())).collect(),
         }

@@ -10,6 +10,8 @@ pub const TABLE: &str = "returnpath";
 pub const OWNER: &str = "managed by returnpath";
 /// The chain that remembers sysctl values from before. Nothing leads to it.
 pub const SYSCTLS: &str = "sysctls";
+/// The chain that says which policy the table is for. Nothing leads to it.
+pub const DIGEST: &str = "digest";
 /// The map from a mark to the chain that sets it.
 pub const MARKS: &str = "marks";
 /// The map from the mark that a socket has to the chain that gives it to the connection.
@@ -31,7 +33,7 @@ pub const LABEL_OUTWARD: u8 = 83;
 pub struct Table {
     /// Sets and maps.
     pub sets: Vec<Set>,
-    /// Chains: the one that remembers, those that the kernel calls, all others.
+    /// Chains: those that remember, those that the kernel calls, all others.
     pub chains: Vec<Chain>,
 }
 

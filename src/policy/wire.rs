@@ -16,9 +16,10 @@ use super::{
 };
 use super::{Path, Policy};
 use core::fmt::{self, Display, Formatter};
-use crc::{CRC_32_ISO_HDLC, Crc, NoTable};
+use crc::{CRC_32_ISO_HDLC, Crc, Digest, NoTable};
 use embedded_io::{Error as _, ErrorKind, Read};
-use serde::Deserialize;
+use postcard::ser_flavors::Flavor;
+use serde::{Deserialize, Serialize};
 
 /// The first bytes of every policy image, whatever its version.
 pub const MAGIC: [u8; 4] = *b"RPOL";
@@ -122,11 +123,38 @@ pub fn encode(policy: &Policy, out: &mut [u8]) -> Result<usize, NoRoom> {
     let (head, rest) = out.split_at_mut_checked(HEAD).ok_or(NoRoom)?;
     head[..MAGIC.len()].copy_from_slice(&MAGIC);
     head[MAGIC.len()] = VERSION;
-    let body = (policy.mark_mask, &policy.local_networks, &policy.paths);
-    let end = HEAD + postcard::to_slice(&body, rest).map_err(|_| NoRoom)?.len();
+    let end = HEAD + postcard::to_slice(&content(policy), rest).map_err(|_| NoRoom)?.len();
     let crc = CRC.checksum(&out[..end]).to_le_bytes();
     out.get_mut(end..end + TAIL).ok_or(NoRoom)?.copy_from_slice(&crc);
     Ok(end + TAIL)
+}
+
+fn content(policy: &Policy) -> impl Serialize {
+    (policy.mark_mask, &policy.local_networks, &policy.paths)
+}
+
+/// The CRC at the end of the image of `policy`, without the image: it tells one policy from another.
+pub fn digest(policy: &Policy) -> u32 {
+    let mut digest = CRC.digest();
+    digest.update(&MAGIC);
+    digest.update(&[VERSION]);
+    postcard::serialize_with_flavor(&content(policy), Summed(digest)).unwrap_or_default() // it takes all bytes
+}
+
+/// What takes bytes only to sum them up.
+struct Summed(Digest<'static, u32, NoTable>);
+
+impl Flavor for Summed {
+    type Output = u32;
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.update(&[byte]);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<u32> {
+        Ok(self.0.finalize())
+    }
 }
 
 /// Reads an image into `into` and checks it. After an error `into` is empty.

@@ -183,6 +183,28 @@ def taken_over(bench: Bench, other: list[str]) -> None:
         require(IN_ROUTER2 not in table(host, 200), "it has come back")
 
 
+@case("service/another-policy-that-awaits-as-much")
+def taken_over_by_a_waiter(bench: Bench) -> None:
+    """Two policies that differ in nothing but a route that neither can have yet: the newer one gets it."""
+    args, newer = waiting(bench), waiting(bench, LAN4.replace("10.0.0.2", "10.0.0.3"))
+    with Machine() as host:
+        without_address(host, "eth0")
+        with service(host, *args, place=place(bench)) as older:
+            older.tells("waiting for ip -4 route add default via 10.0.0.2")
+            with service(host, *newer, place=f"{place(bench)}2") as running:
+                running.tells("waiting for ip -4 route add default via 10.0.0.3")
+                running.process.send_signal(signal.SIGSTOP)
+                host.batch("addr add 10.0.0.10/24 dev eth0")
+                older.tells("STATUS=another program, or another `apply`, has changed what was in force")
+                older.ends()
+                require("via" not in table(host, 200), f"it has come back: {table(host, 200)}")
+                running.process.send_signal(signal.SIGCONT)
+                running.tells("STATUS=complete")
+                running.ends()
+        require("via 10.0.0.3" in table(host, 200), table(host, 200))
+        bench.firmware(host, "status", "--policy", newer[-1])
+
+
 @case("service/stopped-while-it-waits")
 def stopped(bench: Bench) -> None:
     """What is in force stays, and the next start goes on."""
