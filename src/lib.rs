@@ -3,6 +3,7 @@
 
 pub mod board;
 pub mod exit;
+pub mod guard;
 pub mod init;
 pub mod json;
 pub mod kernel;

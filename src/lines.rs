@@ -1,5 +1,6 @@
-//! Lines on standard error: what is logged, and why a run failed.
+//! Lines on standard error: what is logged, and why a run failed; and what a process that stays says of itself.
 
+use crate::kernel::notify::notify;
 use env_logger::Builder;
 use log::{Level, LevelFilter};
 use std::env::var;
@@ -59,4 +60,38 @@ pub fn severity(level: Level) -> u8 {
 pub fn cut(line: &str, longest: usize) -> &str {
     let end = (0..=longest.min(line.len())).rev().find(|end| line.is_char_boundary(*end));
     &line[..end.unwrap_or(0)]
+}
+
+/// Longest status, in bytes: the service manager takes no message over 4096 (`NOTIFY_BUFFER_MAX`, systemd).
+const LONGEST: usize = 4000;
+
+/// How a process that stays is getting on: a line in the log, which the service manager is told, too.
+#[derive(Default)]
+pub struct Progress {
+    said: String,
+    is_ready: bool,
+}
+
+impl Progress {
+    /// One line in the log, unless it is the last one again.
+    pub fn say(&mut self, level: Level, line: &str) {
+        let line = one_line(line);
+        if line != self.said {
+            log::log!(level, "{line}");
+            self.said = line;
+            if self.is_ready {
+                self.tell("");
+            }
+        }
+    }
+
+    /// Tells the service manager that the policy is in force.
+    pub fn ready(&mut self) {
+        self.tell("READY=1\n");
+        self.is_ready = true;
+    }
+
+    fn tell(&self, state: &str) {
+        notify(&format!("{state}STATUS={}", cut(&self.said, LONGEST)));
+    }
 }

@@ -1,10 +1,12 @@
 //! The firmware: arguments, logger, exit code; nothing else.
 
 use returnpath::exit::{self, Failure};
+use returnpath::guard;
 use returnpath::init;
 use returnpath::kernel::commit::{self, Outcome};
 use returnpath::kernel::partition::Board;
 use returnpath::lines::{self, complain};
+use returnpath::policy::Policy;
 use returnpath::source::{Source, policy};
 use returnpath::usage;
 use returnpath::waiting::Waiting;
@@ -68,7 +70,8 @@ fn run(words: &[&str]) -> Result<u8, Failure> {
     match words {
         ["apply", rest @ ..] if rest.contains(&"--wait") => {
             let rest: Vec<&str> = rest.iter().copied().filter(|word| *word != "--wait").collect();
-            Waiting::begin(&source("apply", &rest)?, &mut policy)?.stay(&policy)?;
+            let install = |name: &str, policy: &Policy| Waiting::install(name, policy, |_| ());
+            source("apply", &rest)?.first(&mut policy, install)?.stay(&policy)?;
             Ok(0)
         }
         ["apply", rest @ ..] => {
@@ -87,6 +90,10 @@ fn run(words: &[&str]) -> Result<u8, Failure> {
                 print(&format!("the kernel is as {name} has it: {}", policy.count()));
             }
             Ok(if differences.is_empty() { 0 } else { exit::DIFFERS })
+        }
+        ["guard", rest @ ..] => {
+            guard::run(&source("guard", rest)?, &mut policy)?;
+            Ok(0)
         }
         ["remove"] => {
             let outcome = commit::remove()?;

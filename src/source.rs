@@ -8,7 +8,7 @@ use crate::kernel::partition::Board;
 use crate::policy::{Policy, wire};
 use core::fmt::Display;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -39,11 +39,39 @@ impl Source {
     pub fn load(&self, policy: &mut Policy) -> Result<String, Failure> {
         match self {
             Source::File(path) => from_file(File::open(path), path.display().to_string(), policy),
-            Source::Input => from_file(input(), name_of_input(), policy),
+            Source::Input => from_file(from_the_start(input()), name_of_input(), policy),
             Source::Board(board) => Slots::of(board)?.newest(policy),
             Source::BoardInput => Slots::of_input()?.newest(policy),
         }
     }
+}
+
+impl Source {
+    /// Reads and checks the policy of a file, or those of a board, the newest first, until one is taken.
+    ///
+    /// # Errors
+    /// [`exit::NO_POLICY`], [`exit::NO_BOARD`]; [`exit::REFUSED`], if none is taken.
+    pub fn first<T>(
+        &self,
+        policy: &mut Policy,
+        mut attempt: impl FnMut(&str, &Policy) -> Result<T, Error>,
+    ) -> Result<T, Failure> {
+        match self {
+            Source::Board(board) => Slots::of(board)?.first(policy, attempt),
+            Source::BoardInput => Slots::of_input()?.first(policy, attempt),
+            Source::File(_) | Source::Input => {
+                let name = self.load(policy)?;
+                Ok(attempt(&name, policy)?)
+            }
+        }
+    }
+}
+
+/// A guard reads standard input more than once. What can not be read again, as a pipe, says so itself.
+fn from_the_start(file: io::Result<File>) -> io::Result<File> {
+    file.inspect(|mut file| {
+        let _ = file.rewind();
+    })
 }
 
 fn from_file(file: io::Result<File>, name: String, policy: &mut Policy) -> Result<String, Failure> {
@@ -137,7 +165,7 @@ impl Slots {
     }
 
     /// The next policy, and what to call it. `None`: there is no further one.
-    pub fn next(&mut self, policy: &mut Policy) -> Option<String> {
+    fn next(&mut self, policy: &mut Policy) -> Option<String> {
         while let Some(slot) = self.order.pop() {
             match board::load(&mut self.device, slot, &mut self.buffer, policy) {
                 Ok(header) => return Some(format!("{} ({slot}, serial {})", self.name, header.serial)),
@@ -147,8 +175,30 @@ impl Slots {
         None
     }
 
+    /// Takes the policies, the newest first, until one is taken.
+    ///
+    /// # Errors
+    /// [`exit::NO_POLICY`], [`exit::REFUSED`].
+    pub fn first<T>(
+        mut self,
+        policy: &mut Policy,
+        mut attempt: impl FnMut(&str, &Policy) -> Result<T, Error>,
+    ) -> Result<T, Failure> {
+        let mut refusal = None;
+        while let Some(name) = self.next(policy) {
+            if let Some(line) = refusal.take() {
+                log::error!("{line}");
+            }
+            match attempt(&name, policy) {
+                Ok(taken) => return Ok(taken),
+                Err(error) => refusal = Some(format!("{name}: {error}")),
+            }
+        }
+        Err(refusal.map_or_else(|| self.exhausted(), |line| Failure::new(exit::REFUSED, line)))
+    }
+
     /// The failure where [`Slots::next`] gives none at all.
-    pub fn exhausted(&self) -> Failure {
+    fn exhausted(&self) -> Failure {
         Failure::new(
             exit::NO_POLICY,
             format!("{}: no slot has a usable policy; write one with `returnpath-board write`", self.name),

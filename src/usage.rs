@@ -72,6 +72,7 @@ pub struct BootOption {
 pub const COMMANDS: &[Command] = &[
     Command { name: "apply", about: "install the policy: everything or nothing", rest: None },
     Command { name: "status", about: "compare the kernel with the policy", rest: None },
+    Command { name: "guard", about: "install the policy, stay, and put back what is taken away", rest: None },
     Command { name: "remove", about: "take out everything that returnpath ever installed", rest: None },
     Command {
         name: "init",
@@ -85,7 +86,7 @@ pub const OPTIONS: &[Choice] = &[
     Choice {
         name: "policy",
         value: Some("FILE"),
-        commands: &["apply", "status"],
+        commands: &["apply", "status", "guard"],
         one_of: Some("source"),
         about: "take the policy from a file that `returnpath-board compile` made; - is standard input",
         details: "",
@@ -93,7 +94,7 @@ pub const OPTIONS: &[Choice] = &[
     Choice {
         name: "board",
         value: Some("DEVICE"),
-        commands: &["apply", "status"],
+        commands: &["apply", "status", "guard"],
         one_of: Some("source"),
         about: "take the policy from a board partition: PARTLABEL=<label>, a file, or - for standard input",
         details: "The newest of its slots that holds a usable policy counts. Standard input has to be a block device or a \
@@ -124,7 +125,11 @@ pub const EXITS: &[Exit] = &[
         about: "its own work crashed, or took longer than returnpath.timeout=",
     },
     Exit { code: exit::USAGE, commands: &[], about: "wrong usage" },
-    Exit { code: exit::NO_POLICY, commands: &["apply", "status", "init"], about: "no usable policy" },
+    Exit {
+        code: exit::NO_POLICY,
+        commands: &["apply", "status", "guard", "init"],
+        about: "no usable policy",
+    },
     Exit {
         code: exit::REFUSED,
         commands: &[],
@@ -133,7 +138,7 @@ pub const EXITS: &[Exit] = &[
     Exit { code: exit::DIFFERS, commands: &["status"], about: "the kernel differs from the policy" },
     Exit {
         code: exit::NO_BOARD,
-        commands: &["apply", "status", "init"],
+        commands: &["apply", "status", "guard", "init"],
         about: "board device not found or not readable",
     },
 ];
@@ -143,7 +148,11 @@ pub const ENVIRONMENT: &[Word] = &[
     Word { name: "RETURNPATH_LOG", about: "what is logged: error, warn or info (default info)" },
     Word {
         name: "NOTIFY_SOCKET",
-        about: "where `apply --wait` tells that the policy is in force (sd_notify)",
+        about: "where `apply --wait` and `guard` tell that the policy is in force (sd_notify)",
+    },
+    Word {
+        name: "WATCHDOG_USEC",
+        about: "how often, in microseconds, `guard` gives a sign of life at least (sd_watchdog_enabled)",
     },
     Word {
         name: "JOURNAL_STREAM",

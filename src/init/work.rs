@@ -44,9 +44,11 @@ fn work(board: &Board, until: Instant) -> Result<(), Failure> {
     let slots = await_board(board, until)?;
     let mut policy = policy();
     let mut ports = Ports::default();
-    let waiting = Waiting::of_slots(slots, &mut policy, |policy| {
-        ports = Ports::of(policy);
-        ports.bring_up();
+    let waiting = slots.first(&mut policy, |name, policy| {
+        Waiting::install(name, policy, |policy| {
+            ports = Ports::of(policy);
+            ports.bring_up();
+        })
     })?;
     Ok(attend(waiting, &policy, ports, until)?)
 }

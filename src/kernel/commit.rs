@@ -6,7 +6,7 @@
 //! something inert, and the next run makes it whole.
 
 use super::journal::{Act, Journal};
-use super::lock::Lock;
+use super::lock::{Lock, is_guarded};
 use super::preflight::Early;
 use super::ruleset::Ruleset;
 use super::sysctl::{self, Change, Needs, Setting};
@@ -32,12 +32,34 @@ struct State {
     table: Ruleset,
 }
 
+/// What an installation found, and what it had to leave out.
+#[derive(Default)]
+pub struct Installed {
+    /// Each difference between the kernel and the policy that there was, one line each: it is made good.
+    pub differences: Vec<String>,
+    /// What can not be used yet, one line each.
+    pub awaited: Vec<String>,
+    /// Settings that the policy depends on, by their paths under `/proc/sys`.
+    pub settings: Vec<String>,
+}
+
+/// What [`keep`] found in the kernel.
+pub enum Found {
+    /// The policy, now as a whole but for what is awaited.
+    Ours(Installed),
+    /// Another policy, or what somebody else has made of this one. Nothing was touched.
+    Other,
+}
+
 /// Installs a policy that has passed [`Policy::check`], reads it back and compares.
 ///
 /// # Errors
 /// The line that says what was refused, why, and what to do. The kernel is then as it was before.
 pub fn apply(policy: &Policy) -> Result<Outcome, Error> {
-    Ok(install(policy, Early::Refuse)?.map_or(Outcome::Unchanged, |(outcome, _)| outcome))
+    Ok(match install(policy, Early::Refuse)? {
+        Found::Ours(installed) if !installed.differences.is_empty() => Outcome::Changed,
+        _ => Outcome::Unchanged,
+    })
 }
 
 /// As [`apply`], at a time when ports and addresses may still come: what can not be used yet is left out, and returned
@@ -46,8 +68,11 @@ pub fn apply(policy: &Policy) -> Result<Outcome, Error> {
 ///
 /// # Errors
 /// As [`apply`], for everything that waiting does not mend.
-pub fn apply_early(policy: &Policy) -> Result<Vec<String>, Error> {
-    Ok(install(policy, Early::Await)?.map_or(Vec::new(), |(_, awaited)| awaited))
+pub fn apply_early(policy: &Policy) -> Result<Installed, Error> {
+    match install(policy, Early::Await)? {
+        Found::Ours(installed) => Ok(installed),
+        Found::Other => Ok(Installed::default()), // not reachable: only `keep` and `complete` ask whose it is
+    }
 }
 
 /// Adds what [`apply_early`] has left out, as far as it can be used by now, and returns what is still awaited. `None`:
@@ -56,17 +81,33 @@ pub fn apply_early(policy: &Policy) -> Result<Vec<String>, Error> {
 /// # Errors
 /// As [`apply_early`].
 pub fn complete(policy: &Policy) -> Result<Option<Vec<String>>, Error> {
-    Ok(install(policy, Early::Complete)?.map(|(_, awaited)| awaited))
+    Ok(match install(policy, Early::Complete)? {
+        Found::Ours(installed) => Some(installed.awaited),
+        Found::Other => None,
+    })
 }
 
-fn install(policy: &Policy, early: Early) -> Result<Option<(Outcome, Vec<String>)>, Error> {
+/// Puts back what has gone or changed since [`apply_early`], unless another policy has been installed meanwhile.
+///
+/// # Errors
+/// As [`apply_early`].
+pub fn keep(policy: &Policy) -> Result<Found, Error> {
+    install(policy, Early::Keep)
+}
+
+fn install(policy: &Policy, early: Early) -> Result<Found, Error> {
     let _lock = Lock::take()?;
     let mut journal = Journal::open()?;
     journal.routing.only_connected = early != Early::Refuse;
     let (before, foreign) = observe(&mut journal)?;
     let mut plan = plan(policy, &before.ways, &mut journal.routing)?;
-    if early == Early::Complete && !is_incomplete(&before, &plan) {
-        return Ok(None);
+    let is_other = match early {
+        Early::Refuse | Early::Await => false,
+        Early::Complete => !is_incomplete(&before, &plan),
+        Early::Keep => before.table.digest().is_some_and(|digest| digest != plan.digest),
+    };
+    if is_other {
+        return Ok(Found::Other);
     }
     preflight::check_ownership(&plan, &foreign, &mut journal.routing)?;
     let mut awaited = preflight::check_ports(&mut plan, early, &mut journal.routing)?;
@@ -81,25 +122,27 @@ fn install(policy: &Policy, early: Early) -> Result<Option<(Outcome, Vec<String>
         }
     }
     let mut target = State { ways: plan.ways.clone(), table: with_record(&plan, &needs.record) };
-    let outcome = match needs.are_met() && target.differences(&before).is_empty() {
-        true => Outcome::Unchanged,
-        false => {
-            match change(&mut journal, &plan, &before, &mut target, &needs, early) {
-                Ok(late) => awaited.extend(late),
-                Err(error) => return Err(journal.undo(error, &before.ways)),
-            }
-            flush_route_cache();
-            warn_of_new_marks(&before.table, &target.table);
-            for Change { name, from, to } in &needs.changes {
-                log::info!("{name}: {from} → {to}, until `remove`");
-            }
-            Outcome::Changed
+    let mut differences = target.differences(&before);
+    differences.extend(needs.differences());
+    if !differences.is_empty() {
+        match change(&mut journal, &plan, &before, &mut target, &needs, early) {
+            Ok(late) => awaited.extend(late),
+            Err(error) => return Err(journal.undo(error, &before.ways)),
         }
-    };
-    if early != Early::Complete {
+        flush_route_cache();
+        warn_of_new_marks(&before.table, &target.table);
+        for Change { name, from, to } in &needs.changes {
+            log::info!("{name}: {from} → {to}, until `remove`");
+        }
+    }
+    if matches!(early, Early::Refuse | Early::Await) {
         names::write(&plan.table_names);
     }
-    Ok(Some((outcome, awaited)))
+    Ok(Found::Ours(Installed {
+        differences,
+        awaited,
+        settings: sysctl::read_by(&plan, &mut journal.routing)?,
+    }))
 }
 
 /// Takes out everything that returnpath ever installed, and nothing else.
@@ -107,6 +150,11 @@ fn install(policy: &Policy, early: Early) -> Result<Option<(Outcome, Vec<String>
 /// # Errors
 /// As [`apply`].
 pub fn remove() -> Result<Outcome, Error> {
+    if is_guarded() {
+        return Err(Error::new(
+            "a `returnpath guard` is at work, and would put it back; stop that one first".into(),
+        ));
+    }
     let _lock = Lock::take()?;
     let mut journal = Journal::open()?;
     let (before, _) = observe(&mut journal)?;
@@ -134,10 +182,9 @@ pub fn differences(policy: &Policy) -> Result<Vec<String>, Error> {
     let plan = plan(policy, &there.ways, &mut journal.routing)?;
     let needs = Needs::new(&plan, recorded(&there, &plan, &mut journal.routing)?, &mut journal.routing)?;
     let target = State { ways: plan.ways.clone(), table: with_record(&plan, &needs.record) };
-    let settings = needs.changes.iter().map(|c| format!("{}: is {}, should be {}", c.name, c.from, c.to));
     let shared =
         preflight::check_ownership(&plan, &foreign, &mut journal.routing).err().map(|e| e.to_string());
-    Ok(target.differences(&there).into_iter().chain(settings).chain(shared).collect())
+    Ok(target.differences(&there).into_iter().chain(needs.differences()).chain(shared).collect())
 }
 
 impl State {
@@ -231,7 +278,8 @@ fn change(
         match (result, step) {
             // Once the policy is in force, one route that the kernel takes for wrong does not undo the others.
             (Err(error), Step::AddRoute(route))
-                if early == Early::Await && error.is_early || early == Early::Complete && !error.is_lost =>
+                if early == Early::Await && error.is_early
+                    || matches!(early, Early::Complete | Early::Keep) && !error.is_lost =>
             {
                 // A connection that is moved through a spare table has to have its way there.
                 let Some(at) = target.ways.routes.iter().position(|wanted| *wanted == route) else {

@@ -11,7 +11,7 @@ use rtnetlink::RouteMessageBuilder;
 const RTM_F_FIB_MATCH: u32 = 0x2000;
 /// Who makes the route to a port's own network: the kernel with the address, a router advertisement, a DHCP client
 /// (`RTPROT_KERNEL`, `_RA`, `_DHCP`, `linux/rtnetlink.h`).
-const CONNECTED: [u8; 3] = [2, 9, 16];
+pub(super) const CONNECTED: [u8; 3] = [2, 9, 16];
 const RTN_LOCAL: u8 = 2;
 
 impl Routing {

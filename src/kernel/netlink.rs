@@ -223,16 +223,25 @@ fn bytes_of(words: &mut [u64]) -> &mut [u8] {
     unsafe { core::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), length) }
 }
 
-struct Header {
-    kind: u16,
+/// A message's header (`struct nlmsghdr`), but for its length.
+pub struct Header {
+    /// `nlmsg_type`.
+    pub kind: u16,
     flags: u16,
     sequence: u32,
+    /// `nlmsg_pid`: in news of a change, the socket that asked for it; 0 where the kernel did it by itself.
+    pub port: u32,
 }
 
 /// The next message of a datagram, and what follows it. `None` at the end, and where the rest makes no sense.
-fn split(bytes: &[u8]) -> Option<(Header, &[u8], &[u8])> {
+pub fn split(bytes: &[u8]) -> Option<(Header, &[u8], &[u8])> {
     let length = u32_at(bytes, 0)? as usize;
-    let header = Header { kind: u16_at(bytes, 4)?, flags: u16_at(bytes, 6)?, sequence: u32_at(bytes, 8)? };
+    let header = Header {
+        kind: u16_at(bytes, 4)?,
+        flags: u16_at(bytes, 6)?,
+        sequence: u32_at(bytes, 8)?,
+        port: u32_at(bytes, 12)?,
+    };
     let payload = bytes.get(HEADER..length)?;
     let after = bytes.get(length.next_multiple_of(4)..).unwrap_or(&[]);
     Some((header, payload, after))
@@ -328,7 +337,7 @@ mod tests {
         let mut payload = (-libc::EINVAL).to_ne_bytes().to_vec();
         payload.extend([0; HEADER]);
         put(&mut payload, NLMSGERR_ATTR_MSG, b"Nexthop has invalid gateway\0");
-        let header = Header { kind: NLMSG_ERROR, flags: NLM_F_CAPPED | NLM_F_ACK_TLVS, sequence: 1 };
+        let header = Header { kind: NLMSG_ERROR, flags: NLM_F_CAPPED | NLM_F_ACK_TLVS, sequence: 1, port: 0 };
         let refusal = refusal(&header, &payload);
         assert_eq!((refusal.errno, refusal.words.as_str()), (libc::EINVAL, "Nexthop has invalid gateway"));
     }

@@ -14,6 +14,8 @@ pub enum Early {
     Await,
     /// The same, if nobody has touched the rest since; else nothing is done at all.
     Complete,
+    /// The same, whatever has been touched, unless another policy has been installed since.
+    Keep,
 }
 
 /// Refuses to share a routing table, or a rule's place, with another program.

@@ -7,7 +7,7 @@ use super::netlink::{Message, NESTED, attributes, flagged_attributes, put, text}
 use crate::plan::nft::{DIGEST, MARKS, SYSCTLS, TABLE};
 use std::collections::{BTreeMap, BTreeSet};
 
-const SUBSYSTEM: u16 = (libc::NFNL_SUBSYS_NFTABLES as u16) << 8;
+pub(super) const SUBSYSTEM: u16 = (libc::NFNL_SUBSYS_NFTABLES as u16) << 8;
 pub(super) const NEWTABLE: u16 = SUBSYSTEM | libc::NFT_MSG_NEWTABLE as u16;
 pub(super) const GETTABLE: u16 = SUBSYSTEM | libc::NFT_MSG_GETTABLE as u16;
 pub(super) const DELTABLE: u16 = SUBSYSTEM | libc::NFT_MSG_DELTABLE as u16;

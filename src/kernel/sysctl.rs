@@ -107,9 +107,11 @@ impl Needs {
         Ok(needs)
     }
 
-    /// Whether the settings are as the policy needs them.
-    pub fn are_met(&self) -> bool {
-        self.changes.is_empty() && self.returns.is_empty()
+    /// What is not as the policy needs it, one line each.
+    pub fn differences(&self) -> Vec<String> {
+        let changes = self.changes.iter().map(|c| format!("{}: is {}, should be {}", c.name, c.from, c.to));
+        let returns = self.returns.iter().map(|s| format!("{}: no longer needed, was {}", s.name, s.before));
+        changes.chain(returns).collect()
     }
 }
 
@@ -145,12 +147,30 @@ fn name(sysctl: &Sysctl, routing: &mut Routing) -> Result<Option<String>, Error>
     Ok(port.map(|port| format!("{CONF}{port}/{setting}")))
 }
 
+/// All settings that a plan's needs are read from.
+pub fn read_by(plan: &Plan, routing: &mut Routing) -> Result<Vec<String>, Error> {
+    let mut names = vec![format!("{CONF}all/rp_filter")];
+    for sysctl in &plan.sysctls {
+        let Some(name) = name(sysctl, routing)? else { continue };
+        names.extend(port_of(&name).map(|port| format!("{CONF}{port}/rp_filter")));
+        names.push(name);
+    }
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
 const CONF: &str = "net/ipv4/conf/";
+
+/// The port of a setting; `None` for one of the whole namespace.
+fn port_of(setting: &str) -> Option<&str> {
+    setting.strip_prefix(CONF)?.split('/').next()
+}
 
 /// The reverse-path filter that holds for the port of a setting: the larger of its own and that for all
 /// (networking/ip-sysctl.rst). `None` where the port is missing.
 fn reverse_path(setting: &str) -> Result<Option<u32>, Error> {
-    let port = setting.strip_prefix(CONF).and_then(|rest| rest.split('/').next()).unwrap_or_default();
+    let port = port_of(setting).unwrap_or_default();
     let own = read(&format!("{CONF}{port}/rp_filter"))?;
     Ok(own.max(read(&format!("{CONF}all/rp_filter"))?).filter(|_| own.is_some()))
 }

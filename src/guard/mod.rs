@@ -1,0 +1,269 @@
+//! Stays, and puts back what a port that goes down, a firewall that restarts or another program has taken away.
+//!
+//! It sleeps until the kernel tells of something that the policy depends on. Then it compares, and repairs the
+//! difference. It does not fight: whoever goes on taking the same away is named and left more and more time, and another
+//! policy that somebody has applied meanwhile stays.
+
+mod patience;
+mod watchdog;
+
+use crate::exit::{self, Failure};
+use crate::kernel::Error;
+use crate::kernel::commit::{Found, Installed, apply_early, keep};
+use crate::kernel::lock::Presence;
+use crate::kernel::news::{Heard, News};
+use crate::kernel::notify::notify;
+use crate::kernel::signals::Signal;
+use crate::lines::Progress;
+use crate::policy::{Policy, wire};
+use crate::source::Source;
+use crate::waiting::COMPLETE;
+use log::Level;
+use patience::Patience;
+use rustix::time::{ClockId, clock_gettime};
+use std::time::{Duration, Instant};
+use watchdog::Watchdog;
+
+/// The next comparison comes so long after the last one, at the earliest: what comes meanwhile is one with it.
+const FOLD: Duration = Duration::from_millis(10);
+/// And a storm may take one part in so many of the processor.
+const SHARE: u32 = 5;
+
+/// Installs the policy of a source, as far as it can be used already, and keeps it in force until the process is asked to
+/// end. It stays in force then.
+///
+/// # Errors
+/// There is a guard already; the first installation's; the kernel does not tell of changes.
+pub fn run(source: &Source, policy: &mut Policy) -> Result<(), Failure> {
+    let _presence = Presence::take()?;
+    // Before the kernel is looked at, so that nothing that comes after that is missed.
+    let mut guard = Guard::new(source, News::listen()?);
+    guard.install(policy)?;
+    guard.progress.ready();
+    loop {
+        guard.sleep()?;
+        while let Some(signal) = guard.news.signal() {
+            match signal {
+                Signal::End => return Ok(()),
+                Signal::Reload => guard.reload(policy),
+            }
+        }
+        guard.listen();
+        if guard.due.is_some_and(|due| due <= Instant::now()) {
+            guard.compare(policy);
+        }
+    }
+}
+
+struct Guard<'a> {
+    source: &'a Source,
+    news: News,
+    /// Heard since the last comparison.
+    heard: Heard,
+    /// When to compare; `None`: nothing has happened.
+    due: Option<Instant>,
+    /// No comparison is due before.
+    not_before: Instant,
+    /// Nor one for what others take away.
+    paused_until: Instant,
+    patience: Patience,
+    /// What can not be used yet.
+    awaited: Vec<String>,
+    watchdog: Watchdog,
+    progress: Progress,
+}
+
+impl Guard<'_> {
+    fn new(source: &Source, news: News) -> Guard<'_> {
+        let now = Instant::now();
+        Guard {
+            source,
+            news,
+            heard: Heard::default(),
+            due: None,
+            not_before: now,
+            paused_until: now,
+            patience: Patience::new(now),
+            awaited: Vec::new(),
+            watchdog: Watchdog::of_environment(now),
+            progress: Progress::default(),
+        }
+    }
+
+    /// Installs the newest policy of the source that the kernel takes, whatever is in force.
+    fn install(&mut self, policy: &mut Policy) -> Result<(), Failure> {
+        let (line, installed) =
+            self.source.first(policy, |name, policy| Ok((in_force(name, policy), apply_early(policy)?)))?;
+        self.news.attend(policy);
+        self.progress.say(Level::Info, &line);
+        self.settle(installed);
+        Ok(())
+    }
+
+    /// Reads the source again. The policy of before stays if there is none that can be used.
+    fn reload(&mut self, policy: &mut Policy) {
+        reloading();
+        let before = image(policy);
+        if let Err(failure) = self.install(policy) {
+            restore(&before, policy);
+            self.progress
+                .say(Level::Error, &format!("{}; the policy of before stays in force", failure.line));
+        }
+        self.progress.ready();
+    }
+
+    fn sleep(&mut self) -> Result<(), Error> {
+        self.news.wait(self.due.into_iter().chain(self.watchdog.next()).min())?;
+        self.watchdog.ping();
+        Ok(())
+    }
+
+    /// Takes what there is to hear, and says when to compare.
+    fn listen(&mut self) {
+        let heard = self.news.take();
+        if heard.is_relevant {
+            let earliest = match heard.is_flap {
+                true => self.not_before,
+                false => self.not_before.max(self.paused_until),
+            };
+            let due = earliest.max(Instant::now());
+            self.due = Some(self.due.map_or(due, |before| before.min(due)));
+        }
+        self.heard.add(heard);
+    }
+
+    /// Compares, and repairs the difference.
+    fn compare(&mut self, policy: &mut Policy) {
+        let began = Instant::now();
+        self.due = None;
+        let heard = core::mem::take(&mut self.heard);
+        match keep(policy) {
+            Ok(Found::Ours(installed)) => {
+                if !installed.differences.is_empty() {
+                    self.tell_of(&installed.differences, &heard);
+                }
+                self.settle(installed);
+            }
+            Ok(Found::Other) => self.stand_by(policy),
+            Err(error) => {
+                let pause = self.give_way();
+                let when = match pause.as_secs() {
+                    0 => "at once".into(),
+                    seconds => format!("in {seconds} s"),
+                };
+                let line = format!("{error}{}; another attempt {when}", by(&heard));
+                self.progress.say(Level::Error, &line);
+                self.due = Some(Instant::now() + pause);
+            }
+        }
+        let now = Instant::now();
+        self.not_before = now + FOLD.max((now - began) * (SHARE - 1));
+    }
+
+    /// Says what has been put back, and how long it has to wait the next time.
+    fn tell_of(&mut self, differences: &[String], heard: &Heard) {
+        let what = match differences {
+            [one] => one.clone(),
+            [first, rest @ ..] => format!("{first}, and {} more", rest.len()),
+            [] => return,
+        };
+        if heard.is_flap {
+            log::info!("put back: {what}");
+            return;
+        }
+        log::warn!("put back: {what}{}", by(heard));
+        let pause = self.give_way();
+        if !pause.is_zero() {
+            let line = format!(
+                "{what}: taken away again and again{}; it is left alone for {} s now; stop that program, or keep it off \
+                 routes and rules of protocol 82 and off `table inet returnpath`",
+                by(heard),
+                pause.as_secs()
+            );
+            self.progress.say(Level::Error, &line);
+        }
+    }
+
+    /// Leaves others time before it puts something back once more, more and more of it.
+    fn give_way(&mut self) -> Duration {
+        let now = Instant::now();
+        let pause = self.patience.put_back(now);
+        self.paused_until = now + pause;
+        pause
+    }
+
+    /// The policy is in force, as far as it can be.
+    fn settle(&mut self, installed: Installed) {
+        if !installed.differences.is_empty() {
+            // What we have changed ourselves is nobody's doing, but to be sure it is looked at once more.
+            self.news.watch_settings(&installed.settings);
+            self.heard = Heard::default();
+            self.listen();
+            self.heard.who = None;
+        }
+        if installed.awaited != self.awaited {
+            match installed.awaited.is_empty() {
+                true => self.progress.say(Level::Info, COMPLETE),
+                false => self
+                    .progress
+                    .say(Level::Warn, &format!("waiting for {}", installed.awaited.join(", and "))),
+            }
+            self.awaited = installed.awaited;
+        }
+    }
+
+    /// Another policy is in force: it may be what the source has by now.
+    fn stand_by(&mut self, policy: &mut Policy) {
+        let before = image(policy);
+        let adopted = self.source.load(policy).and_then(|name| match keep(policy)? {
+            Found::Ours(installed) => Ok((name, installed)),
+            Found::Other => Err(Failure::new(
+                exit::REFUSED,
+                format!(
+                    "another policy than that of {name} has been applied, and is left as it is; write it there too, or send \
+                     SIGHUP to put the one of {name} in force again"
+                ),
+            )),
+        });
+        match adopted {
+            Ok((name, installed)) => {
+                self.news.attend(policy);
+                self.progress.say(Level::Info, &in_force(&name, policy));
+                self.settle(installed);
+            }
+            Err(failure) => {
+                restore(&before, policy);
+                self.progress.say(Level::Warn, &failure.line);
+            }
+        }
+    }
+}
+
+fn by(heard: &Heard) -> String {
+    heard.who.as_ref().map_or_else(String::new, |who| format!("; it was {who}"))
+}
+
+fn in_force(name: &str, policy: &Policy) -> String {
+    format!("{name}: {}; in force, and guarded", policy.count())
+}
+
+/// A policy, to be [`restore`]d when the next one can not be used.
+fn image(policy: &Policy) -> Vec<u8> {
+    let mut image = vec![0; wire::MAX_ENCODED];
+    let length = wire::encode(policy, &mut image).unwrap_or(0); // it has room for every policy
+    image.truncate(length);
+    image.shrink_to_fit();
+    image
+}
+
+fn restore(image: &[u8], policy: &mut Policy) {
+    if let Err(error) = wire::decode(image, policy) {
+        log::error!("{error}"); // not reachable: it was in force
+    }
+}
+
+/// Tells the service manager that the source is being read again (`Type=notify-reload`, `man 5 systemd.service`).
+fn reloading() {
+    let now = clock_gettime(ClockId::Monotonic);
+    notify(&format!("RELOADING=1\nMONOTONIC_USEC={}", now.tv_sec * 1_000_000 + now.tv_nsec / 1000));
+}

@@ -1,0 +1,358 @@
+//! What a guard listens to: the kernel's news of links, addresses, routes, rules and neighbours, of nftables, and of our
+//! settings; and signals.
+
+use super::Error;
+use super::netlink::{attributes, split, text, u32_at};
+use super::ruleset::SUBSYSTEM;
+use super::signals::{Signal, Signals};
+use crate::plan::nft::TABLE;
+use crate::plan::ways::PROTOCOL;
+use crate::policy::Policy;
+use core::fmt::{self, Display, Formatter};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::inotify;
+use rustix::io::{Errno, read};
+use rustix::net::netlink::{self, SocketAddrNetlink};
+use rustix::net::{AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType, bind, recv, socket_with};
+use std::fs;
+use std::time::{Duration, Instant};
+
+/// Links, IPv4 addresses, routes and rules, IPv6 addresses, routes and rules (bit n-1 for `RTNLGRP_*`,
+/// `linux/rtnetlink.h`).
+const ROUTING_GROUPS: u32 = 1 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 18;
+/// `NFNLGRP_NFTABLES` (`linux/netfilter/nfnetlink.h`).
+const NFTABLES_GROUP: u32 = 1 << 6;
+
+const RTM_NEWLINK: u16 = 16;
+const RTM_DELADDR: u16 = 21;
+const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
+const RTM_NEWNEIGH: u16 = 28;
+const RTM_DELNEIGH: u16 = 29;
+const RTM_NEWRULE: u16 = 32;
+const RTM_DELRULE: u16 = 33;
+const RTA_DST: u16 = 1;
+const RTA_TABLE: u16 = 15;
+const NDA_DST: u16 = 1;
+/// The end of a batch, and who has sent it (`linux/netfilter/nf_tables.h`).
+const NEWGEN: u16 = SUBSYSTEM | 15;
+const GEN_PROCESS: u16 = 2;
+const GEN_PROGRAM: u16 = 3;
+
+/// What of a policy the news are compared with.
+#[derive(Default)]
+struct Interest {
+    tables: Vec<u32>,
+    /// In network byte order.
+    gateways: Vec<Vec<u8>>,
+}
+
+impl Interest {
+    fn of(policy: &Policy) -> Interest {
+        let gateways4 = policy.paths.iter().filter_map(|path| Some(path.gateway4?.octets().to_vec()));
+        let gateways6 = policy.paths.iter().filter_map(|path| Some(path.gateway6?.octets().to_vec()));
+        Interest {
+            tables: policy.paths.iter().map(|path| path.table).collect(),
+            gateways: gateways4.chain(gateways6).collect(),
+        }
+    }
+}
+
+/// What has been heard.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// Something has changed that the policy may depend on.
+    pub is_relevant: bool,
+    /// A port or an address has changed, with which the kernel takes routes away by itself.
+    pub is_flap: bool,
+    /// Who was the last to change something of ours.
+    pub who: Option<Who>,
+}
+
+/// A process that has changed something of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Who {
+    /// Its number; for routes and rules, that of its netlink socket, which most programs have as their own.
+    pub process: u32,
+    /// Its program; empty where the kernel does not tell, and the process has ended.
+    pub program: String,
+}
+
+impl Display for Who {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.program.as_str() {
+            "" => write!(f, "process {}", self.process),
+            program => write!(f, "{program} (process {})", self.process),
+        }
+    }
+}
+
+/// Sockets that hear of changes. What they hear waits there until it is taken.
+pub struct News {
+    routing: OwnedFd,
+    nftables: OwnedFd,
+    settings: OwnedFd,
+    signals: Signals,
+    interest: Interest,
+    buffer: Vec<u8>,
+}
+
+impl News {
+    /// From now on nothing is missed.
+    ///
+    /// # Errors
+    /// A socket can not be had.
+    pub fn listen() -> Result<News, Error> {
+        let failed =
+            |what: &'static str| move |error| Error::new(format!("{what}: {error}; see the kernel log"));
+        Ok(News {
+            routing: subscribe(None, ROUTING_GROUPS).map_err(failed("routing socket"))?,
+            nftables: subscribe(Some(netlink::NETFILTER), NFTABLES_GROUP)
+                .map_err(failed("nftables socket"))?,
+            settings: inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
+                .map_err(failed("inotify"))?,
+            signals: Signals::catch().map_err(|e| Error::new(format!("signals: {e}; see the kernel log")))?,
+            interest: Interest::default(),
+            buffer: vec![0; 16 << 10],
+        })
+    }
+
+    /// Whose news these are from now on.
+    pub fn attend(&mut self, policy: &Policy) {
+        self.interest = Interest::of(policy);
+    }
+
+    /// Listens to these settings, too: whoever writes to one through the same `/proc` is heard. A setting of a port that
+    /// has been made again is another one.
+    pub fn watch_settings(&self, names: &[String]) {
+        for name in names {
+            // A setting that is not there has nothing to tell.
+            let _ =
+                inotify::add_watch(&self.settings, format!("/proc/sys/{name}"), inotify::WatchFlags::MODIFY);
+        }
+    }
+
+    /// Sleeps until there is something to take, or until then.
+    ///
+    /// # Errors
+    /// The kernel's own.
+    pub fn wait(&self, until: Option<Instant>) -> Result<(), Error> {
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        // Rounded up: the kernel must not wake it before there is something to do.
+        let left = left.map(|left| left + Duration::from_micros(1));
+        let left = left.map(|t| Timespec { tv_sec: t.as_secs() as i64, tv_nsec: t.subsec_nanos().into() });
+        let mut sockets =
+            [self.routing.as_fd(), self.nftables.as_fd(), self.settings.as_fd(), self.signals.as_fd()]
+                .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        match poll(&mut sockets, left.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(Error::new(format!("waiting for news: {error}; see the kernel log"))),
+        }
+    }
+
+    /// The next signal.
+    pub fn signal(&self) -> Option<Signal> {
+        self.signals.next()
+    }
+
+    /// Takes all that has been heard so far.
+    pub fn take(&mut self) -> Heard {
+        let mut heard = Heard::default();
+        let mut batch = Batch::default();
+        for is_routing in [true, false] {
+            loop {
+                let socket = if is_routing { &self.routing } else { &self.nftables };
+                match recv(socket, &mut self.buffer[..], RecvFlags::DONTWAIT) {
+                    Ok((length, _)) => {
+                        let mut rest = self.buffer.get(..length).unwrap_or_default();
+                        while let Some((header, payload, after)) = split(rest) {
+                            match is_routing {
+                                true => heard.routing(header.kind, header.port, payload, &self.interest),
+                                false => heard.nftables(header.kind, payload, &mut batch),
+                            }
+                            rest = after;
+                        }
+                    }
+                    Err(Errno::NOBUFS) => heard.is_relevant = true, // so much that some was lost
+                    Err(Errno::INTR) => {}
+                    Err(_) => break,
+                }
+            }
+        }
+        while read(&self.settings, &mut self.buffer[..]).is_ok_and(|length| length > 0) {
+            heard.is_relevant = true;
+        }
+        heard
+    }
+}
+
+fn subscribe(protocol: Option<Protocol>, groups: u32) -> Result<OwnedFd, Errno> {
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
+    bind(&socket, &SocketAddrNetlink::new(0, groups))?;
+    Ok(socket)
+}
+
+/// An nftables batch as it is told of: first what has changed, then who has done it.
+#[derive(Default)]
+struct Batch {
+    is_ours: bool,
+}
+
+impl Heard {
+    /// With what was heard later.
+    pub fn add(&mut self, later: Heard) {
+        self.is_relevant |= later.is_relevant;
+        self.is_flap |= later.is_flap;
+        self.who = later.who.or(self.who.take());
+    }
+
+    fn routing(&mut self, kind: u16, port: u32, payload: &[u8], interest: &Interest) {
+        let (is_relevant, is_flap) = match kind {
+            RTM_NEWLINK..=RTM_DELADDR => (true, true),
+            RTM_NEWROUTE | RTM_DELROUTE => {
+                let is_of_ours = is_of_ours(payload, interest);
+                if is_of_ours {
+                    self.blame(port);
+                }
+                (is_of_ours || is_near(payload, interest), false)
+            }
+            RTM_NEWRULE | RTM_DELRULE => {
+                if kind == RTM_DELRULE {
+                    self.blame(port);
+                }
+                (true, false)
+            }
+            RTM_NEWNEIGH | RTM_DELNEIGH => {
+                // struct ndmsg is 12 bytes.
+                let address = payload.get(12..).and_then(|rest| find(rest, NDA_DST));
+                let is_gateway =
+                    address.is_some_and(|a| interest.gateways.iter().any(|gateway| gateway == a));
+                (is_gateway, is_gateway)
+            }
+            _ => (false, false),
+        };
+        self.is_relevant |= is_relevant;
+        self.is_flap |= is_flap;
+    }
+
+    fn nftables(&mut self, kind: u16, payload: &[u8], batch: &mut Batch) {
+        let rest = payload.get(4..).unwrap_or_default(); // struct nfgenmsg
+        if kind != NEWGEN {
+            // Every object names its table in its first attribute.
+            let is_inet = payload.first() == Some(&(libc::NFPROTO_INET as u8));
+            batch.is_ours |= is_inet && find(rest, 1).map(text) == Some(TABLE);
+            return;
+        }
+        if !core::mem::take(&mut batch.is_ours) {
+            return;
+        }
+        self.is_relevant = true;
+        let process = find(rest, GEN_PROCESS).and_then(|p| p.try_into().ok()).map(u32::from_be_bytes);
+        if let Some(process) = process.filter(|process| *process != std::process::id()) {
+            let program = find(rest, GEN_PROGRAM).map(text).unwrap_or_default().into();
+            self.who = Some(Who { process, program });
+        }
+    }
+
+    /// Remembers whose socket it was; 0 is the kernel.
+    fn blame(&mut self, port: u32) {
+        if port != 0 {
+            let program = fs::read_to_string(format!("/proc/{port}/comm")).unwrap_or_default();
+            self.who = Some(Who { process: port, program: program.trim_end().into() });
+        }
+    }
+}
+
+/// Whether a route is ours or in a table of ours.
+fn is_of_ours(route: &[u8], interest: &Interest) -> bool {
+    let table = route.get(12..).and_then(|rest| find(rest, RTA_TABLE)).and_then(|table| u32_at(table, 0));
+    route.get(5) == Some(&PROTOCOL) || table.is_some_and(|table| interest.tables.contains(&table))
+}
+
+/// Whether a route can be the one on which a gateway is found.
+fn is_near(route: &[u8], interest: &Interest) -> bool {
+    let protocol = route.get(5).copied().unwrap_or(0);
+    let destination = route.get(12..).and_then(|rest| find(rest, RTA_DST));
+    let is_to_gateway =
+        || destination.is_some_and(|to| interest.gateways.iter().any(|gateway| gateway == to));
+    super::lookup::CONNECTED.contains(&protocol) || is_to_gateway()
+}
+
+fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    attributes(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::netlink::put;
+    use super::*;
+    use proptest::prelude::*;
+
+    const INTEREST: fn() -> Interest = || Interest { tables: vec![200], gateways: vec![vec![10, 0, 0, 2]] };
+    /// No process has it (`PID_MAX_LIMIT`, linux/threads.h).
+    const NOBODY: u32 = 0x7fff_ffff;
+
+    fn route(protocol: u8, table: u32, destination: &[u8]) -> Vec<u8> {
+        let mut payload = vec![0; 12];
+        payload[5] = protocol;
+        put(&mut payload, RTA_TABLE, &table.to_ne_bytes());
+        put(&mut payload, RTA_DST, destination);
+        payload
+    }
+
+    fn heard(kind: u16, payload: &[u8]) -> (bool, bool, bool) {
+        let mut heard = Heard::default();
+        heard.routing(kind, NOBODY, payload, &INTEREST());
+        (heard.is_relevant, heard.is_flap, heard.who.is_some())
+    }
+
+    #[test]
+    fn news_of_routes_are_sorted() {
+        const BGP: u8 = 186;
+        assert_eq!(heard(RTM_DELROUTE, &route(PROTOCOL, 200, &[])), (true, false, true));
+        assert_eq!(heard(RTM_NEWROUTE, &route(BGP, 200, &[192, 0, 2, 0])), (true, false, true));
+        assert_eq!(heard(RTM_NEWROUTE, &route(BGP, 254, &[192, 0, 2, 0])), (false, false, false));
+        assert_eq!(heard(RTM_NEWROUTE, &route(BGP, 254, &[10, 0, 0, 2])), (true, false, false));
+        assert_eq!(heard(RTM_NEWROUTE, &route(2, 254, &[10, 0, 0, 0])), (true, false, false));
+        assert_eq!(heard(RTM_NEWLINK, &[]), (true, true, false));
+        assert_eq!(heard(RTM_DELADDR, &[]), (true, true, false));
+        assert_eq!(heard(RTM_DELRULE, &[]), (true, false, true));
+    }
+
+    #[test]
+    fn a_batch_counts_if_it_touches_our_table() {
+        let object = |family: i32, table: &str| {
+            let mut payload = vec![family as u8, 0, 0, 0];
+            put(&mut payload, 1, format!("{table}\0").as_bytes());
+            payload
+        };
+        let end = |process: u32| {
+            let mut payload = vec![0; 4];
+            put(&mut payload, GEN_PROCESS, &process.to_be_bytes());
+            put(&mut payload, GEN_PROGRAM, b"nft\0");
+            payload
+        };
+        let who = Some(Who { process: NOBODY, program: "nft".into() });
+        for (object, process, expected) in [
+            (object(libc::NFPROTO_INET, TABLE), NOBODY, (true, who)),
+            (object(libc::NFPROTO_INET, TABLE), std::process::id(), (true, None)),
+            (object(libc::NFPROTO_IPV4, TABLE), NOBODY, (false, None)),
+            (object(libc::NFPROTO_INET, "filter"), NOBODY, (false, None)),
+        ] {
+            let (mut heard, mut batch) = (Heard::default(), Batch::default());
+            heard.nftables(SUBSYSTEM, &object, &mut batch);
+            heard.nftables(NEWGEN, &end(process), &mut batch);
+            assert_eq!((heard.is_relevant, heard.who), expected);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_break_the_reader(kind in 0..40_u16, payload in proptest::collection::vec(any::<u8>(), 0..80)) {
+            let mut heard = Heard::default();
+            heard.routing(kind, 0, &payload, &INTEREST());
+            heard.nftables(SUBSYSTEM | kind, &payload, &mut Batch::default());
+        }
+    }
+}

@@ -1,0 +1,273 @@
+"""`guard`: what others take away is put back, what an administrator orders is obeyed. (Packets: tests/guard.)"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from case import Bench, case, require, same, until
+from early import IN_ROUTER2, LAN, table
+from machine import Machine, snapshot
+from service import Service, place, service
+
+OTHER = LAN.replace('"52:54:00:c2:a5:43"', '"52:54:00:c2:a5:44"')
+
+
+@contextlib.contextmanager
+def guarded(host: Machine, bench: Bench, source: str, name: str = "--policy") -> Iterator[Service]:
+    with service(host, bench.programs.firmware, "guard", name, source, place=place(bench)) as guard:
+        guard.tells("READY=1\nSTATUS=")
+        yield guard
+        require(guard.is_there(), f"the guard has ended: {guard.hear()}")
+
+
+def is_whole(host: Machine, bench: Bench, image: str) -> bool:
+    return host.finish(bench.programs.firmware, "status", "--policy", image).returncode == 0
+
+
+def comes_back(host: Machine, bench: Bench, image: str, guard: Service) -> None:
+    until(lambda: is_whole(host, bench, image), "the policy to be whole again", guard.hear)
+
+
+TAKEN = {
+    "flush-ruleset": [["nft", "flush", "ruleset"]],
+    "flush-table": [["nft", "flush", "table", "inet", "returnpath"]],
+    "one-rule": [["sh", "-c", "nft delete rule inet returnpath take_router2 handle "
+                  "$(nft -a list chain inet returnpath take_router2 | sed -n 's/.*accept # handle //p')"]],
+    "element": [["nft", "delete element inet returnpath macs { 52:54:00:c2:a5:43 }"]],
+    "fwmark-rule": [["ip", "-4", "rule", "del", "fwmark", "2/0xff"]],
+    "all-rules": [["ip", "-4", "rule", "flush"], ["ip", "-6", "rule", "flush"]],
+    "routes": [["ip", "route", "flush", "table", "200"], ["ip", "-6", "route", "flush", "table", "200"]],
+    "another-route": [["ip", "route", "replace", "default", "via", "10.0.0.77", "table", "200", "protocol", "82"]],
+    "setting": [["sysctl", "-qw", "net.ipv4.tcp_fwmark_accept=0"]],
+    "port-setting": [["sysctl", "-qw", "net.ipv4.conf.eth0.src_valid_mark=0"]],
+    "everything": [["nft", "flush", "ruleset"], ["ip", "rule", "del", "fwmark", "2/0xff"],
+                   ["ip", "route", "flush", "table", "200"]],
+}  # fmt: skip
+
+
+def taken(bench: Bench, name: str) -> None:
+    image = bench.image(LAN)
+    with Machine() as host:
+        host.sysctl("ipv4/conf/all/rp_filter", 1)
+        with guarded(host, bench, image) as guard:
+            for command in TAKEN[name]:
+                host.finish(*command)
+            comes_back(host, bench, image, guard)
+            guard.says("put back: ")
+
+
+for _name in TAKEN:
+    case(f"guard/taken/{_name}", _name)(taken)
+
+
+@case("guard/names-who", ["nft", "flush", "ruleset"], r"it was nft \(process \d+\)")
+@case("guard/names-who-rule", ["ip", "rule", "del", "fwmark", "2/0xff"], r"it was (ip \()?process \d+")
+def names_who(bench: Bench, command: list[str], words: str) -> None:
+    image = bench.image(LAN)
+    with Machine() as host, guarded(host, bench, image) as guard:
+        host.run(*command)
+        comes_back(host, bench, image, guard)
+        guard.says("it was ")
+        require(re.search(words, guard.said), guard.said)
+
+
+@case("guard/flap")
+def flap(bench: Bench) -> None:
+    """The route goes with the port and comes with it; what is beneath it stays; and a flap is no fight."""
+    image = bench.image(LAN)
+    with Machine() as host, guarded(host, bench, image) as guard:
+        for _ in range(30):
+            host.batch("link set eth0 down")
+            until(lambda: IN_ROUTER2 not in table(host, 200), "the route to go", guard.hear)
+            require("unreachable default" in table(host, 200), table(host, 200))
+            host.batch("link set eth0 up")
+            until(lambda: IN_ROUTER2 in table(host, 200), "the route", guard.hear)
+        host.batch("addr add fd00::10/64 dev eth0 nodad")  # IPv6 addresses go with the port
+        comes_back(host, bench, image, guard)
+        require("again and again" not in guard.hear(), guard.said)
+        guard.tells("STATUS=complete")
+
+
+@case("guard/address")
+def address(bench: Bench) -> None:
+    image = bench.image(LAN)
+    with Machine() as host, guarded(host, bench, image) as guard:
+        host.batch("addr del 10.0.0.10/24 dev eth0")
+        guard.tells("STATUS=waiting for ip -4 route add default via 10.0.0.2")
+        host.batch("addr add 10.0.0.10/24 dev eth0")
+        comes_back(host, bench, image, guard)
+        guard.tells("STATUS=complete")
+
+
+@case("guard/begins-early")
+def begins_early(bench: Bench) -> None:
+    """Started before the network is there, it is ready at once, and adds what comes."""
+    image = bench.image(LAN)
+    with Machine() as host:
+        host.batch("link set eth0 down", "addr flush dev eth0")
+        with guarded(host, bench, image) as guard:
+            guard.tells("STATUS=waiting for ip -4 route add default via 10.0.0.2")
+            host.batch("link set eth0 up", "addr add 10.0.0.10/24 dev eth0", "addr add fd00::10/64 dev eth0 nodad")
+            comes_back(host, bench, image, guard)
+
+
+@case("guard/as-apply-leaves-it")
+def as_apply(bench: Bench) -> None:
+    image = bench.image(LAN)
+    with Machine() as host:
+        clean = snapshot(host)
+        bench.apply(host, image)
+        applied = snapshot(host)
+        bench.remove(host)
+        same(clean, snapshot(host), "after remove")
+        for _ in range(2):
+            with service(host, bench.programs.firmware, "guard", "--policy", image, place=place(bench)) as guard:
+                guard.tells("READY=1")
+                same(applied, snapshot(host), "with a guard")
+                guard.process.terminate()
+                guard.ends()
+                os.unlink(place(bench))
+        same(applied, snapshot(host), "after the guards")
+
+
+@case("guard/killed")
+def killed(bench: Bench) -> None:
+    image = bench.image(LAN)
+    with Machine() as host:
+        with service(host, bench.programs.firmware, "guard", "--policy", image) as guard:
+            guard.says("in force")
+            whole = snapshot(host)
+        same(whole, snapshot(host), "after a kill")
+        with guarded(host, bench, image):
+            same(whole, snapshot(host), "with the next guard")
+
+
+@case("guard/reload")
+def reload(bench: Bench) -> None:
+    image, other = bench.image(LAN), bench.image(OTHER)
+    file = bench.folder / "policy.bin"
+    file.write_bytes(Path(image).read_bytes())
+    with Machine() as host, guarded(host, bench, str(file)) as guard:
+        file.write_bytes(Path(other).read_bytes())
+        guard.process.send_signal(signal.SIGHUP)
+        comes_back(host, bench, other, guard)
+        guard.tells("RELOADING=1\nMONOTONIC_USEC=")
+        until(lambda: guard.hear() and sum("READY=1" in state for state in guard.told) == 2, "ready again", guard.hear)
+
+        file.write_bytes(b"RPOL nonsense")
+        guard.process.send_signal(signal.SIGHUP)
+        guard.says("the policy of before stays in force")
+        host.run("nft", "flush", "ruleset")
+        comes_back(host, bench, other, guard)
+
+
+@case("guard/board")
+def board(bench: Bench) -> None:
+    file = bench.board(LAN)
+    with Machine() as host, guarded(host, bench, file, "--board") as guard:
+        guard.says("(slot A, serial 1): 1 path; in force, and guarded")
+        host.run(bench.programs.board, "write", "--device", file, bench.image(OTHER))
+        guard.process.send_signal(signal.SIGHUP)
+        guard.says("(slot B, serial 2): 1 path; in force, and guarded")
+        comes_back(host, bench, bench.image(OTHER), guard)
+
+
+@case("guard/apply-beside-it")
+def beside(bench: Bench) -> None:
+    """A new policy in the source, applied by hand: both agree. Another one: it stays, until SIGHUP or a flush."""
+    file = bench.board(LAN)
+    other, third = bench.image(OTHER), bench.image(LAN.replace("0x2", "0x4"))
+    with Machine() as host, guarded(host, bench, file, "--board") as guard:
+        host.run(bench.programs.board, "write", "--device", file, other)
+        bench.firmware(host, "apply", "--board", file)
+        guard.says("(slot B, serial 2): 1 path; in force, and guarded")
+        host.run("ip", "rule", "del", "fwmark", "2/0xff")
+        comes_back(host, bench, other, guard)
+
+        bench.apply(host, third)
+        guard.says("another policy than that of")
+        host.run("ip", "rule", "add", "fwmark", "0x9999", "table", "main", "priority", "7")  # it wakes, and lets it be
+        time.sleep(0.1)
+        require(is_whole(host, bench, third), "the policy that was applied by hand is gone")
+        guard.process.send_signal(signal.SIGHUP)
+        comes_back(host, bench, other, guard)
+
+        bench.apply(host, third)
+        guard.hear()
+        host.run("nft", "flush", "ruleset")
+        comes_back(host, bench, other, guard)
+
+
+@case("guard/only-one")
+def only_one(bench: Bench) -> None:
+    image = bench.image(LAN)
+    with Machine() as host, guarded(host, bench, image):
+        require("another `returnpath guard`" in bench.firmware(host, "guard", "--policy", image, code=4), "two guards")
+        bench.apply(host, image)
+        before = snapshot(host)
+        require("guard" in bench.remove(host, code=4), "it does not say why")
+        same(before, snapshot(host), "after a refused remove")
+
+
+@case("guard/fight")
+def fight(bench: Bench) -> None:
+    """Somebody who takes the same away again and again is named, and left more and more time; then it is put back."""
+    image = bench.image(LAN)
+    with Machine() as host, guarded(host, bench, image) as guard:
+        deleted = 0
+        gives_way = re.compile(r"it was .*process \d+.*(left alone for|another attempt in) 1 s")
+        while not gives_way.search(guard.hear()):
+            deleted += host.finish("ip", "rule", "del", "fwmark", "2/0xff").returncode == 0
+            require(deleted < 200, guard.said)
+        require(deleted >= 10, f"it gave way after {deleted}")
+        comes_back(host, bench, image, guard)
+
+
+@case("guard/watchdog")
+def watchdog(bench: Bench) -> None:
+    image = bench.image(LAN)
+    os.environ["WATCHDOG_USEC"] = "200000"
+    with Machine() as host, guarded(host, bench, image) as guard:
+        until(lambda: guard.hear() and guard.told.count("WATCHDOG=1") >= 5, "five signs of life", guard.hear)
+
+
+@case("guard/much-at-once")
+def much(bench: Bench) -> None:
+    """More news than its sockets hold, with one in between that is about us."""
+    image = bench.image(LAN)
+    with Machine() as host, guarded(host, bench, image) as guard:
+        guard.process.send_signal(signal.SIGSTOP)
+        lines = [
+            f"route {verb} 203.0.113.{n}/32 dev eth0" for _ in range(10) for verb in ("add", "del") for n in range(250)
+        ]
+        host.batch(*lines[:2500], "rule del fwmark 2/0xff", *lines[2500:])
+        guard.process.send_signal(signal.SIGCONT)
+        comes_back(host, bench, image, guard)
+
+
+@case("guard/idle")
+def idle(bench: Bench) -> None:
+    """Nothing happens, and it does nothing: no system call comes back."""
+    image = bench.image(LAN)
+    with Machine() as host, guarded(host, bench, image) as guard:
+        time.sleep(1)  # its own news of the installation
+        calls = Path(f"/proc/{guard.process.pid}/status")
+
+        def switches() -> str:
+            return re.search(r"^voluntary_ctxt_switches:\s+(\d+)", calls.read_text(), re.M).group(1)
+
+        before = switches()
+        host.batch("route add 203.0.113.0/24 via 10.0.0.1 protocol bgp", "route add 198.51.100.0/24 via 10.1.0.1")
+        time.sleep(2)
+        require(guard.is_there(), guard.hear())
+        woken = int(switches()) - int(before)
+        require(woken <= 2, f"woken {woken} times by two routes of others")
+        before = switches()
+        time.sleep(3)
+        require(switches() == before, "it was woken by nothing")
