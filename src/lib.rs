@@ -11,5 +11,6 @@ pub mod lines;
 pub mod plan;
 pub mod policy;
 pub mod source;
+pub mod trial;
 pub mod usage;
 pub mod waiting;

@@ -3,11 +3,13 @@
 use returnpath::exit::{self, Failure};
 use returnpath::guard;
 use returnpath::init;
+use returnpath::kernel;
 use returnpath::kernel::commit::{self, Outcome};
 use returnpath::kernel::partition::Board;
 use returnpath::lines::{self, complain};
 use returnpath::policy::Policy;
 use returnpath::source::{Source, policy};
+use returnpath::trial;
 use returnpath::usage;
 use returnpath::waiting::Waiting;
 use std::ffi::OsString;
@@ -74,6 +76,19 @@ fn run(words: &[&str]) -> Result<u8, Failure> {
             source("apply", &rest)?.first(&mut policy, install)?.stay(&policy)?;
             Ok(0)
         }
+        ["apply", trial::WORK, seconds, rest @ ..] => {
+            trial::work(seconds, &source("apply", rest)?, &mut policy)
+        }
+        ["apply", rest @ ..] if rest.contains(&"--confirm") => {
+            let (seconds, rest) = take("--confirm", rest)?;
+            source("apply", &rest)?;
+            trial::apply(seconds, &rest)
+        }
+        ["confirm"] => {
+            kernel::trial::confirm()?;
+            log::info!("confirmed");
+            Ok(0)
+        }
         ["apply", rest @ ..] => {
             let source = source("apply", rest)?;
             let name = source.load(&mut policy)?;
@@ -113,6 +128,17 @@ fn run(words: &[&str]) -> Result<u8, Failure> {
             exit::USAGE,
             format!("`{}` is not a command; see `returnpath --help`", words.join(" ")),
         )),
+    }
+}
+
+/// An option's value, and the other words.
+fn take<'a>(option: &str, words: &[&'a str]) -> Result<(&'a str, Vec<&'a str>), Failure> {
+    let at = words.iter().position(|word| *word == option).unwrap_or(words.len());
+    match words.get(at + 1) {
+        Some(value) => Ok((value, [&words[..at], &words[at + 2..]].concat())),
+        None => {
+            Err(Failure::new(exit::USAGE, format!("{option}: it takes a value; see `returnpath --help`")))
+        }
     }
 }
 

@@ -72,6 +72,7 @@ pub struct BootOption {
 pub const COMMANDS: &[Command] = &[
     Command { name: "apply", about: "install the policy: everything or nothing", rest: None },
     Command { name: "status", about: "compare the kernel with the policy", rest: None },
+    Command { name: "confirm", about: "keep the policy that `apply --confirm` has put on trial", rest: None },
     Command { name: "guard", about: "install the policy, stay, and put back what is taken away", rest: None },
     Command { name: "remove", about: "take out everything that returnpath ever installed", rest: None },
     Command {
@@ -113,6 +114,16 @@ pub const OPTIONS: &[Choice] = &[
                   kernel tells of it. Of a board the newest policy that the kernel takes is installed. A service manager \
                   is told READY=1 once the policy is in force, and by STATUS= what is awaited (sd_notify). It ends with 0 \
                   when nothing is awaited any more, and when another apply or remove has changed what was in force.",
+    },
+    Choice {
+        name: "confirm",
+        value: Some("SECONDS"),
+        commands: &["apply"],
+        one_of: None,
+        about: "take the policy back by itself, unless `returnpath confirm` follows in time",
+        details: "For whoever changes the router that he is logged in through, up to a day ahead. It returns when the policy \
+                  is in force; a process in a session of its own waits, and puts everything back as it was if nobody has \
+                  confirmed by then. The kernel log tells of that. Any other apply, and remove, end the trial, too.",
     },
 ];
 

@@ -50,6 +50,13 @@ impl Write for Kmsg {
     }
 }
 
+/// One line for the kernel log, from a process that has nobody else left to tell.
+pub fn say(level: Level, line: &str) {
+    if let Ok(mut kmsg) = open() {
+        let _ = writeln!(kmsg, "<{}>returnpath: {}", severity(level), record_of(line));
+    }
+}
+
 fn open() -> io::Result<File> {
     OpenOptions::new().write(true).open("/dev/kmsg")
 }

@@ -4,7 +4,7 @@
 //! bounded time, and then executes the next init, whatever has become of the child. Neither a crash nor a hang of ours
 //! takes the machine down with it.
 
-mod kmsg;
+pub mod kmsg;
 pub mod options;
 pub mod work;
 

@@ -27,9 +27,9 @@ pub enum Outcome {
 }
 
 /// What the kernel holds of ours, or shall hold.
-struct State {
-    ways: Ways,
-    table: Ruleset,
+pub(super) struct State {
+    pub ways: Ways,
+    pub table: Ruleset,
 }
 
 /// What an installation found, and what it had to leave out.
@@ -41,6 +41,13 @@ pub struct Installed {
     pub awaited: Vec<String>,
     /// Settings that the policy depends on, by their paths under `/proc/sys`.
     pub settings: Vec<String>,
+}
+
+impl Installed {
+    /// Whether there was something to do.
+    pub fn outcome(&self) -> Outcome {
+        if self.differences.is_empty() { Outcome::Unchanged } else { Outcome::Changed }
+    }
 }
 
 /// What [`keep`] found in the kernel.
@@ -57,8 +64,8 @@ pub enum Found {
 /// The line that says what was refused, why, and what to do. The kernel is then as it was before.
 pub fn apply(policy: &Policy) -> Result<Outcome, Error> {
     Ok(match install(policy, Early::Refuse)? {
-        Found::Ours(installed) if !installed.differences.is_empty() => Outcome::Changed,
-        _ => Outcome::Unchanged,
+        Found::Ours(installed) => installed.outcome(),
+        Found::Other => Outcome::Unchanged, // not reachable, as below
     })
 }
 
@@ -71,7 +78,7 @@ pub fn apply(policy: &Policy) -> Result<Outcome, Error> {
 pub fn apply_early(policy: &Policy) -> Result<Installed, Error> {
     match install(policy, Early::Await)? {
         Found::Ours(installed) => Ok(installed),
-        Found::Other => Ok(Installed::default()), // not reachable: only `keep` and `complete` ask whose it is
+        Found::Other => Ok(Installed::default()), // only `keep` and `complete` ask whose it is
     }
 }
 
@@ -98,21 +105,38 @@ pub fn keep(policy: &Policy) -> Result<Found, Error> {
 fn install(policy: &Policy, early: Early) -> Result<Found, Error> {
     let _lock = Lock::take()?;
     let mut journal = Journal::open()?;
-    journal.routing.only_connected = early != Early::Refuse;
     let (before, foreign) = observe(&mut journal)?;
+    let trial = match early {
+        Early::Refuse | Early::Await => None, // an order puts an end to it
+        Early::Complete | Early::Keep => before.table.trial().map(String::from),
+    };
+    install_by(&mut journal, policy, early, &before, &foreign, trial.as_deref())
+}
+
+/// The installation itself, for whoever holds the lock and has read what there is; `trial` is the line that the table
+/// shall have about a trial ([`super::trial`]).
+pub(super) fn install_by(
+    journal: &mut Journal,
+    policy: &Policy,
+    early: Early,
+    before: &State,
+    foreign: &[ForeignRule],
+    trial: Option<&str>,
+) -> Result<Found, Error> {
+    journal.routing.only_connected = early != Early::Refuse;
     let mut plan = plan(policy, &before.ways, &mut journal.routing)?;
     let is_other = match early {
         Early::Refuse | Early::Await => false,
-        Early::Complete => !is_incomplete(&before, &plan),
+        Early::Complete => !is_incomplete(before, &plan),
         Early::Keep => before.table.digest().is_some_and(|digest| digest != plan.digest),
     };
     if is_other {
         return Ok(Found::Other);
     }
-    preflight::check_ownership(&plan, &foreign, &mut journal.routing)?;
+    preflight::check_ownership(&plan, foreign, &mut journal.routing)?;
     let mut awaited = preflight::check_ports(&mut plan, early, &mut journal.routing)?;
 
-    let needs = Needs::new(&plan, recorded(&before, &plan, &mut journal.routing)?, &mut journal.routing)?;
+    let needs = Needs::new(&plan, recorded(before, &plan, &mut journal.routing)?, &mut journal.routing)?;
     for name in &needs.absent {
         match early {
             Early::Refuse => log::warn!(
@@ -121,11 +145,11 @@ fn install(policy: &Policy, early: Early) -> Result<Found, Error> {
             _ => awaited.push(format!("/proc/sys/{name}: its port is not there")),
         }
     }
-    let mut target = State { ways: plan.ways.clone(), table: with_record(&plan, &needs.record) };
-    let mut differences = target.differences(&before);
+    let mut target = State { ways: plan.ways.clone(), table: with_record(&plan, &needs.record, trial) };
+    let mut differences = target.differences(before);
     differences.extend(needs.differences());
     if !differences.is_empty() {
-        match change(&mut journal, &plan, &before, &mut target, &needs, early) {
+        match change(journal, &plan, before, &mut target, &needs, early) {
             Ok(late) => awaited.extend(late),
             Err(error) => return Err(journal.undo(error, &before.ways)),
         }
@@ -181,7 +205,8 @@ pub fn differences(policy: &Policy) -> Result<Vec<String>, Error> {
     let (there, foreign) = observe(&mut journal)?;
     let plan = plan(policy, &there.ways, &mut journal.routing)?;
     let needs = Needs::new(&plan, recorded(&there, &plan, &mut journal.routing)?, &mut journal.routing)?;
-    let target = State { ways: plan.ways.clone(), table: with_record(&plan, &needs.record) };
+    let trial = there.table.trial();
+    let target = State { ways: plan.ways.clone(), table: with_record(&plan, &needs.record, trial) };
     let shared =
         preflight::check_ownership(&plan, &foreign, &mut journal.routing).err().map(|e| e.to_string());
     Ok(target.differences(&there).into_iter().chain(needs.differences()).chain(shared).collect())
@@ -211,7 +236,7 @@ fn is_incomplete(there: &State, plan: &Plan) -> bool {
     there.table.digest() == Some(plan.digest)
         && ways.before.iter().all(|step| matches!(step, Step::AddRoute(_)))
         && ways.after.is_empty()
-        && with_record(plan, &record_of(&there.table)).difference(&there.table).is_none()
+        && with_record(plan, &record_of(&there.table), there.table.trial()).difference(&there.table).is_none()
 }
 
 /// The plan, with the port of each gateway for which the policy names none: as the kernel would find it now, or else
@@ -229,7 +254,7 @@ fn plan(policy: &Policy, there: &Ways, routing: &mut Routing) -> Result<Plan, Er
     Ok(plan)
 }
 
-fn observe(journal: &mut Journal) -> Result<(State, Vec<ForeignRule>), Error> {
+pub(super) fn observe(journal: &mut Journal) -> Result<(State, Vec<ForeignRule>), Error> {
     let table = journal.nftables.read()?;
     let routes = journal.routing.routes()?;
     let (rules, foreign) = journal.routing.rules()?;
@@ -248,9 +273,9 @@ fn recorded(there: &State, plan: &Plan, routing: &mut Routing) -> Result<Vec<Set
     }
 }
 
-fn with_record(plan: &Plan, record: &[Setting]) -> Ruleset {
+fn with_record(plan: &Plan, record: &[Setting], trial: Option<&str>) -> Ruleset {
     let record: Vec<(String, u32)> = record.iter().map(|s| (s.name.clone(), s.before)).collect();
-    encode::ruleset(&plan.table.clone().with_record(plan.mark_mask, &record))
+    encode::ruleset(&plan.table.clone().with_record(plan.mark_mask, &record, trial))
 }
 
 fn change(
@@ -265,7 +290,7 @@ fn change(
     let ways = Transition::new(&before.ways, &target.ways);
     // Until the last of them is put back, the table remembers all that was ever changed.
     let everything: Vec<Setting> = needs.record.iter().chain(&needs.returns).cloned().collect();
-    let whole = with_record(plan, &everything);
+    let whole = with_record(plan, &everything, target.table.trial());
     if !needs.changes.is_empty() {
         // What a setting was is remembered before it changes. On an update the other chains stay as they are.
         replace_table(journal, before, before.table.with_record_of(&whole))?;

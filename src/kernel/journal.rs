@@ -76,17 +76,23 @@ impl Journal {
         misplaced(&there, wanted).iter().try_for_each(|rule| self.routing.requeue(rule))
     }
 
-    /// Undoes everything, the last first, back to `before`. Returns the reason, and what could not be undone.
+    /// Undoes everything after a failure, back to `before`. Returns the reason, and what could not be undone.
     pub fn undo(&mut self, mut reason: Error, before: &Ways) -> Error {
+        if let Err(error) = self.take_back(before, reason.is_lost) {
+            reason.line = format!("{} (and this could not be undone: {error})", reason.line);
+        }
+        reason
+    }
+
+    /// Undoes everything, the last first, back to `before`; with new sockets where the old ones are `stale`. Goes on where
+    /// something can not be undone, and names it then.
+    pub fn take_back(&mut self, before: &Ways, stale: bool) -> Result<(), Error> {
         // Answers that were lost may still come in, and a dump that was not read to its end blocks the next one.
-        if let (true, Ok(routing), Ok(nftables)) = (reason.is_lost, Routing::open(), Nftables::open()) {
+        if let (true, Ok(routing), Ok(nftables)) = (stale, Routing::open(), Nftables::open()) {
             (self.routing, self.nftables) = (routing, nftables);
         }
-        let mut failed = |result: Result<(), Error>| {
-            if let Err(error) = result {
-                reason.line = format!("{} (and this could not be undone: {error})", reason.line);
-            }
-        };
+        let mut failures = Vec::new();
+        let mut failed = |result: Result<(), Error>| failures.extend(result.err().map(|error| error.line));
         while let Some(act) = self.done.pop() {
             failed(match &act {
                 Act::Way(step) => self.routing.take_back(step),
@@ -96,6 +102,9 @@ impl Journal {
             });
         }
         failed(self.arrange(&before.rules));
-        reason
+        match failures.is_empty() {
+            true => Ok(()),
+            false => Err(Error::new(failures.join("; "))),
+        }
     }
 }

@@ -23,6 +23,7 @@ mod ruleset;
 pub mod signals;
 mod sysctl;
 mod table;
+pub mod trial;
 pub mod ways;
 
 use core::fmt::{self, Display, Formatter};

@@ -34,6 +34,24 @@ fn replace(text: &str) -> io::Result<()> {
     fs::rename(NEW, FILE)
 }
 
+/// What is there, to be [`restore`]d.
+pub fn read() -> Option<String> {
+    fs::read_to_string(FILE).ok().filter(|_| !is_link(FILE))
+}
+
+/// Puts back what was there.
+pub fn restore(before: Option<&str>) {
+    match before {
+        None => remove(),
+        Some(text) if read().is_some_and(|there| there != text) => {
+            if let Err(error) = replace(text) {
+                log::info!("{FILE}: {error}; the tables go by their numbers alone");
+            }
+        }
+        Some(_) => {}
+    }
+}
+
 /// Deletes the file, if it is there, and what a run that was killed may have left.
 pub fn remove() {
     // Asked first: on a read-only file system unlink finds that out first, and complains.

@@ -4,7 +4,7 @@
 //! `linux/netfilter/nf_tables.h` has the numbers.
 
 use super::netlink::{Message, NESTED, attributes, flagged_attributes, put, text};
-use crate::plan::nft::{DIGEST, MARKS, SYSCTLS, TABLE};
+use crate::plan::nft::{DIGEST, MARKS, SYSCTLS, TABLE, TRIAL};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) const SUBSYSTEM: u16 = (libc::NFNL_SUBSYS_NFTABLES as u16) << 8;
@@ -62,6 +62,20 @@ impl Ruleset {
     /// The comments in the chain that remembers sysctls.
     pub fn record(&self) -> impl Iterator<Item = &str> {
         self.0.iter().filter(|m| is_record(m)).filter_map(|m| find(m, RULE_USERDATA).and_then(comment))
+    }
+
+    /// The line that says that its policy is on trial.
+    pub fn trial(&self) -> Option<&str> {
+        self.record().find(|line| line.starts_with(TRIAL))
+    }
+
+    /// The table without that line.
+    pub fn without_trial(&self) -> Ruleset {
+        let says_so = |m: &Message| {
+            is_record(m)
+                && find(m, RULE_USERDATA).and_then(comment).is_some_and(|line| line.starts_with(TRIAL))
+        };
+        Ruleset(self.0.iter().filter(|m| !says_so(m)).cloned().collect())
     }
 
     /// Which policy it was made for ([`crate::plan::Plan::digest`]); `None` where it is none of a policy.

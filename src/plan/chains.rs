@@ -70,8 +70,9 @@ impl Table {
     }
 
     /// With the record of settings from before, so that it lives and dies with the table; and with the rules
-    /// that make good what the changed settings would do to packets that are none of ours.
-    pub fn with_record(mut self, mask: u32, record: &[(String, u32)]) -> Table {
+    /// that make good what the changed settings would do to packets that are none of ours. A policy that is on `trial`
+    /// says so there.
+    pub fn with_record(mut self, mask: u32, record: &[(String, u32)], trial: Option<&str>) -> Table {
         for (name, before) in record {
             self.add_rule(SYSCTLS, vec![Statement::Remember(format!("{name}={before}"))]);
             if let Some(rule) = forget_foreign_bits(name, mask) {
@@ -82,6 +83,9 @@ impl Table {
             {
                 self.add_rule("prerouting", strict_source(port));
             }
+        }
+        if let Some(line) = trial {
+            self.add_rule(SYSCTLS, vec![Statement::Remember(line.into())]);
         }
         self
     }

@@ -10,6 +10,8 @@ pub const TABLE: &str = "returnpath";
 pub const OWNER: &str = "managed by returnpath";
 /// The chain that remembers sysctl values from before. Nothing leads to it.
 pub const SYSCTLS: &str = "sysctls";
+/// How the line begins there that says that the policy is on trial.
+pub const TRIAL: &str = "unconfirmed ";
 /// The chain that says which policy the table is for. Nothing leads to it.
 pub const DIGEST: &str = "digest";
 /// The map from a mark to the chain that sets it.
