@@ -61,7 +61,8 @@ fn commands() -> Vec<(&'static str, String, BTreeSet<String>)> {
     ];
     for command in listed(&firmware, "commands:") {
         let called = format!("returnpath {command}");
-        let lines = firmware.lines().filter(|line| line.contains(&called));
+        let usage = firmware.lines().take_while(|line| !line.is_empty() && *line != "commands:");
+        let lines = usage.filter(|line| line.trim_start_matches("usage:").trim_start().starts_with(&called));
         let usage = lines.collect::<Vec<_>>().join("\n");
         assert!(!usage.is_empty(), "no usage of {called}");
         all.push(("returnpath", command, owned(&usage)));
@@ -99,7 +100,11 @@ fn the_firmware_takes_what_its_usage_says() {
     for option in OPTIONS {
         for command in option.commands {
             let word = format!("--{}", option.name);
-            let rest: &[&str] = if option.value.is_some() { &["missing"] } else { &["--policy", "missing"] };
+            let rest: &[&str] = match (option.one_of, option.value) {
+                (Some("source"), _) => &["missing"],
+                (_, Some(_)) => &["1", "--policy", "missing"],
+                (_, None) => &["--policy", "missing"],
+            };
             let (code, said) = run(FIRMWARE, &[&[*command, &word], rest].concat());
             assert!(matches!(code, 3 | 6), "{command} {word} {rest:?}: {code}: {said}");
         }

@@ -13,7 +13,7 @@ pub const HELP: &str = {
 pub const ROOM: usize = 8192;
 
 /// Where the meaning of a word begins.
-const WORDS: usize = 18;
+const WORDS: usize = 21;
 /// Where the meaning of an exit code begins.
 const CODES: usize = 5;
 
