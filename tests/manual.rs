@@ -61,8 +61,10 @@ fn commands() -> Vec<(&'static str, String, BTreeSet<String>)> {
     ];
     for command in listed(&firmware, "commands:") {
         let called = format!("returnpath {command}");
-        let usage = firmware.lines().take_while(|line| !line.is_empty() && *line != "commands:");
-        let lines = usage.filter(|line| line.trim_start_matches("usage:").trim_start().starts_with(&called));
+        let usage = firmware.lines().skip_while(|line| !line.starts_with("usage:"));
+        let lines = usage
+            .take_while(|line| !line.is_empty())
+            .filter(|line| line.trim_start_matches("usage:").trim_start().starts_with(&called));
         let usage = lines.collect::<Vec<_>>().join("\n");
         assert!(!usage.is_empty(), "no usage of {called}");
         all.push(("returnpath", command, owned(&usage)));

@@ -96,6 +96,7 @@ impl Guard<'_> {
             self.source.first(policy, |name, policy| Ok((in_force(name, policy), apply_early(policy)?)))?;
         self.news.attend(policy);
         self.progress.say(Level::Info, &line);
+        self.news.do_not_blame(installed.socket_port);
         self.settle(installed);
         Ok(())
     }
@@ -136,8 +137,15 @@ impl Guard<'_> {
     fn compare(&mut self, policy: &mut Policy) {
         let began = Instant::now();
         self.due = None;
-        let heard = core::mem::take(&mut self.heard);
-        match keep(policy) {
+        let mut heard = core::mem::take(&mut self.heard);
+        let found = keep(policy);
+        if let Ok(Found::Ours(installed)) = &found {
+            self.news.do_not_blame(installed.socket_port);
+        }
+        // What has come meanwhile may be what was found. Our own changes come as well: they are looked at once more.
+        self.listen();
+        heard.add(core::mem::take(&mut self.heard));
+        match found {
             Ok(Found::Ours(installed)) => {
                 if !installed.differences.is_empty() {
                     self.tell_of(&installed.differences, &heard);
@@ -195,11 +203,7 @@ impl Guard<'_> {
     /// The policy is in force, as far as it can be.
     fn settle(&mut self, installed: Installed) {
         if !installed.differences.is_empty() {
-            // What we have changed ourselves is nobody's doing, but to be sure it is looked at once more.
             self.news.watch_settings(&installed.settings);
-            self.heard = Heard::default();
-            self.listen();
-            self.heard.who = None;
         }
         if installed.awaited != self.awaited {
             match installed.awaited.is_empty() {
@@ -228,6 +232,7 @@ impl Guard<'_> {
         match adopted {
             Ok((name, installed)) => {
                 self.news.attend(policy);
+                self.news.do_not_blame(installed.socket_port);
                 self.progress.say(Level::Info, &in_force(&name, policy));
                 self.settle(installed);
             }

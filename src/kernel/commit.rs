@@ -41,6 +41,8 @@ pub struct Installed {
     pub awaited: Vec<String>,
     /// Settings that the policy depends on, by their paths under `/proc/sys`.
     pub settings: Vec<String>,
+    /// Whom the kernel names for what was changed in routes and rules.
+    pub socket_port: u32,
 }
 
 impl Installed {
@@ -166,6 +168,7 @@ pub(super) fn install_by(
         differences,
         awaited,
         settings: sysctl::read_by(&plan, &mut journal.routing)?,
+        socket_port: journal.routing.socket_port(),
     }))
 }
 

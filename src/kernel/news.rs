@@ -35,6 +35,8 @@ const RTM_DELRULE: u16 = 33;
 const RTA_DST: u16 = 1;
 const RTA_TABLE: u16 = 15;
 const NDA_DST: u16 = 1;
+/// The port of the kernel's own socket, and so of nobody (`man 7 netlink`).
+const KERNEL: u32 = 0;
 /// The end of a batch, and who has sent it (`linux/netfilter/nf_tables.h`).
 const NEWGEN: u16 = SUBSYSTEM | 15;
 const GEN_PROCESS: u16 = 2;
@@ -95,6 +97,8 @@ pub struct News {
     settings: OwnedFd,
     signals: Signals,
     interest: Interest,
+    /// The socket of our own last changes.
+    own_port: u32,
     buffer: Vec<u8>,
 }
 
@@ -114,6 +118,7 @@ impl News {
                 .map_err(failed("inotify"))?,
             signals: Signals::catch().map_err(|e| Error::new(format!("signals: {e}; see the kernel log")))?,
             interest: Interest::default(),
+            own_port: 0,
             buffer: vec![0; 16 << 10],
         })
     }
@@ -131,6 +136,11 @@ impl News {
             let _ =
                 inotify::add_watch(&self.settings, format!("/proc/sys/{name}"), inotify::WatchFlags::MODIFY);
         }
+    }
+
+    /// Whose changes of routes and rules are our own.
+    pub fn do_not_blame(&mut self, socket_port: u32) {
+        self.own_port = socket_port;
     }
 
     /// Sleeps until there is something to take, or until then.
@@ -168,7 +178,10 @@ impl News {
                         let mut rest = self.buffer.get(..length).unwrap_or_default();
                         while let Some((header, payload, after)) = split(rest) {
                             match is_routing {
-                                true => heard.routing(header.kind, header.port, payload, &self.interest),
+                                true => {
+                                    let by = if header.port == self.own_port { KERNEL } else { header.port };
+                                    heard.routing(header.kind, by, payload, &self.interest);
+                                }
                                 false => heard.nftables(header.kind, payload, &mut batch),
                             }
                             rest = after;
@@ -255,9 +268,9 @@ impl Heard {
         }
     }
 
-    /// Remembers whose socket it was; 0 is the kernel.
+    /// Remembers whose socket it was.
     fn blame(&mut self, port: u32) {
-        if port != 0 {
+        if port != KERNEL {
             let program = fs::read_to_string(format!("/proc/{port}/comm")).unwrap_or_default();
             self.who = Some(Who { process: port, program: program.trim_end().into() });
         }
