@@ -3,6 +3,8 @@
 
 pub mod board;
 pub mod exit;
+#[cfg(feature = "host")]
+pub mod graph;
 pub mod guard;
 pub mod init;
 pub mod json;
