@@ -90,11 +90,63 @@ fn plan_is_the_same_for_source_and_image() {
 }
 
 #[test]
+fn graph_draws_what_the_extension_or_the_format_says() {
+    let folder = folder("graph");
+    let seed = golden("seed.toml");
+    let seed = seed.to_str().unwrap();
+    for (name, begin) in [("p.svg", "<?xml "), ("p.mmd", "---\ntitle: "), ("p.dot", "digraph returnpath {\n")]
+    {
+        let (code, said, _) = run(&folder, &["graph", seed, "-o", name]);
+        let picture = fs::read_to_string(folder.join(name)).unwrap();
+        assert_eq!((code, said), (0, format!("{name}: {} bytes, 1 path\n", picture.len())));
+        assert!(picture.starts_with(begin), "{picture}");
+        // The same from the image, to standard output.
+        let format = ["svg", "mermaid", "dot"].into_iter().find(|format| format[..1] == name[2..3]).unwrap();
+        let image = golden("seed.bin");
+        let drawn = run(&folder, &["graph", image.to_str().unwrap(), "-o", "-", "--format", format]);
+        assert_eq!(drawn, (0, picture, String::new()));
+    }
+    assert!(run(&folder, &["graph", seed, "-o", "-"]).1.starts_with("<?xml "));
+    assert_eq!(run(&folder, &["graph", seed, "--output", "p.txt", "--format", "dot"]).0, 0);
+    assert_eq!(fs::read(folder.join("p.txt")).unwrap(), fs::read(folder.join("p.dot")).unwrap());
+    assert_eq!(names(&folder), ["p.dot", "p.mmd", "p.svg", "p.txt"]);
+}
+
+#[test]
+fn graph_says_what_is_wrong_and_loses_nothing() {
+    let folder = folder("graph-wrong");
+    fs::copy(golden("seed.toml"), folder.join("p.toml")).unwrap();
+    fs::copy(golden("seed.toml"), folder.join("p.svg")).unwrap();
+    let unknown = "its extension names no format; name it .svg, .mmd or .dot, or give --format";
+    for name in ["p", "p.png", "p.SVG"] {
+        assert_eq!(fails(&folder, &["graph", "p.toml", "-o", name], 2), format!("{name}: {unknown}"));
+    }
+    assert_eq!(
+        fails(&folder, &["graph", "p.toml", "-o", "p.svg", "--format", "png"], 2),
+        "invalid value 'png' for '--format <FORMAT>' [possible values: svg, mermaid, dot]; see returnpath-board --help"
+    );
+    assert_eq!(
+        fails(&folder, &["graph", "p.svg", "-o", "p.svg"], 2),
+        "p.svg: is the source itself; give the picture another name"
+    );
+    assert_eq!(
+        fails(&folder, &["graph", "p.toml", "-o", "absent/p.svg"], 3),
+        "absent/p.svg: not written: No such file or directory (os error 2); choose a folder that can be written to and has room"
+    );
+    fs::write(folder.join("bad.toml"), "mark_mask = 0").unwrap();
+    assert!(
+        fails(&folder, &["graph", "bad.toml", "-o", "p.svg"], 3).starts_with("bad.toml:1: mark_mask: 0 ")
+    );
+    assert_eq!(fs::read(folder.join("p.svg")).unwrap(), fs::read(golden("seed.toml")).unwrap());
+    assert_eq!(names(&folder), ["bad.toml", "p.svg", "p.toml"]);
+}
+
+#[test]
 fn wrong_usage_is_one_line_and_code_2() {
     let folder = folder("usage");
     assert_eq!(
         fails(&folder, &[], 2),
-        "'returnpath-board' requires a subcommand but one was not provided [subcommands: compile, show, plan, write, read, format, help]; see returnpath-board --help"
+        "'returnpath-board' requires a subcommand but one was not provided [subcommands: compile, show, plan, graph, write, read, format, help]; see returnpath-board --help"
     );
     assert_eq!(
         fails(&folder, &["compile", "p.toml"], 2),

@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand, ValueHint};
 use returnpath::exit;
+use returnpath::graph::Format;
 use returnpath::kernel::partition::Board;
 use returnpath::usage::{Exit, ROOM, Text};
 use std::convert::Infallible;
@@ -57,6 +58,18 @@ pub enum Command {
         /// The policy, in either form
         #[arg(value_name = "POLICY.toml|POLICY.bin")]
         policy: PathBuf,
+    },
+    /// Draw a policy: the ways in and out of each path, for a runbook
+    Graph {
+        /// The policy, in either form
+        #[arg(value_name = "POLICY.toml|POLICY.bin")]
+        policy: PathBuf,
+        /// Where to put the picture; `-` for standard output
+        #[arg(short, long, value_name = "FILE.svg")]
+        output: PathBuf,
+        /// What to write; without it FILE's extension says so: .svg, .mmd, .dot; and it is svg for `-`
+        #[arg(long, value_name = "FORMAT")]
+        format: Option<Format>,
     },
     /// Write a policy to the spare slot of a board partition, and read it back
     Write {

@@ -6,6 +6,7 @@ mod partition;
 use arguments::{Arguments, Command};
 use clap::Parser;
 use returnpath::exit::{self, Failure};
+use returnpath::graph::Format;
 use returnpath::lines::one_line;
 use returnpath::plan::{self, Plan};
 use returnpath::policy::{Policy, toml, wire};
@@ -51,6 +52,7 @@ fn run(command: &Command) -> Result<(), Failure> {
             print(&toml::render(&policy))
         }
         Command::Plan { policy } => print(&plan::text::render(&Plan::new(&*load(policy)?))),
+        Command::Graph { policy, output, format } => graph(policy, output, *format),
         Command::Write { device, policy } => {
             let policy = load(policy)?;
             partition::write(&device.device, &policy)
@@ -63,21 +65,42 @@ fn run(command: &Command) -> Result<(), Failure> {
 fn compile(source: &Path, output: &Path) -> Result<(), Failure> {
     let policy = load(source)?;
     let image = encode(output, &policy)?;
+    put(source, output, &image, "image")?;
+    print(&format!("{}: {} bytes, {}\n", output.display(), image.len(), policy.count()))
+}
+
+fn graph(source: &Path, output: &Path, format: Option<Format>) -> Result<(), Failure> {
+    let is_stdout = output == Path::new("-");
+    let format = format.or_else(|| if is_stdout { Some(Format::Svg) } else { Format::of(output) });
+    let format = format.ok_or_else(|| {
+        let what = "its extension names no format; name it .svg, .mmd or .dot, or give --format";
+        Failure::new(exit::USAGE, format!("{}: {what}", output.display()))
+    })?;
+    let policy = load(source)?;
+    let picture = format.draw(&policy);
+    if is_stdout {
+        return print(&picture);
+    }
+    put(source, output, picture.as_bytes(), "picture")?;
+    print(&format!("{}: {} bytes, {}\n", output.display(), picture.len(), policy.count()))
+}
+
+/// Puts what was made of `source` into `output`, which may be a file and nothing else.
+fn put(source: &Path, output: &Path, bytes: &[u8], what: &str) -> Result<(), Failure> {
     // The file itself, so that a link to it stays a link.
     let target = fs::canonicalize(output).unwrap_or_else(|_| output.to_owned());
     if fs::canonicalize(source).is_ok_and(|source| source == target) {
-        let what = "is the source itself; give the image another name";
-        return Err(Failure::new(exit::USAGE, format!("{}: {what}", output.display())));
+        let line = format!("{}: is the source itself; give the {what} another name", output.display());
+        return Err(Failure::new(exit::USAGE, line));
     }
     if fs::metadata(&target).is_ok_and(|target| !target.is_file()) {
         let what = "is not a file, and would be replaced by one; give a file's name";
         return Err(Failure::new(exit::USAGE, format!("{}: {what}", output.display())));
     }
-    replace(&target, &image).map_err(|error| {
+    replace(&target, bytes).map_err(|error| {
         let what = "choose a folder that can be written to and has room";
         Failure::new(exit::NO_POLICY, format!("{}: not written: {error}; {what}", output.display()))
-    })?;
-    print(&format!("{}: {} bytes, {}\n", output.display(), image.len(), policy.count()))
+    })
 }
 
 /// The policy in a file of either form: an image is known by its first bytes.
