@@ -96,7 +96,6 @@ impl Guard<'_> {
             self.source.first(policy, |name, policy| Ok((in_force(name, policy), apply_early(policy)?)))?;
         self.news.attend(policy);
         self.progress.say(Level::Info, &line);
-        self.news.do_not_blame(installed.socket_port);
         self.settle(installed);
         Ok(())
     }
@@ -139,20 +138,23 @@ impl Guard<'_> {
         self.due = None;
         let mut heard = core::mem::take(&mut self.heard);
         let found = keep(policy);
-        if let Ok(Found::Ours(installed)) = &found {
-            self.news.do_not_blame(installed.socket_port);
-        }
-        // What has come meanwhile may be what was found. Our own changes come as well: they are looked at once more.
+        // What has come meanwhile is of what was found, or else of the next comparison. Our own changes come as well.
         self.listen();
-        heard.add(core::mem::take(&mut self.heard));
+        if !matches!(&found, Ok(Found::Ours(installed)) if installed.differences.is_empty()) {
+            heard.add(core::mem::take(&mut self.heard));
+        }
         match found {
             Ok(Found::Ours(installed)) => {
                 if !installed.differences.is_empty() {
+                    // What was awaited and has come was taken away by nobody.
+                    heard.is_flap |= installed.awaited != self.awaited;
                     self.tell_of(&installed.differences, &heard);
                 }
                 self.settle(installed);
             }
             Ok(Found::Other) => self.stand_by(policy),
+            // The port went down again while its route was being put back.
+            Err(_) if heard.is_flap => self.due = Some(began),
             Err(error) => {
                 let pause = self.give_way();
                 let when = match pause.as_secs() {
@@ -166,6 +168,7 @@ impl Guard<'_> {
         }
         let now = Instant::now();
         self.not_before = now + FOLD.max((now - began) * (SHARE - 1));
+        self.due = self.due.map(|due| due.max(self.not_before));
     }
 
     /// Says what has been put back, and how long it has to wait the next time.
@@ -175,11 +178,11 @@ impl Guard<'_> {
             [first, rest @ ..] => format!("{first}, and {} more", rest.len()),
             [] => return,
         };
+        let level = if heard.is_flap { Level::Info } else { Level::Warn };
+        log::log!(level, "put back: {what}{}", by(heard));
         if heard.is_flap {
-            log::info!("put back: {what}");
             return;
         }
-        log::warn!("put back: {what}{}", by(heard));
         let pause = self.give_way();
         if !pause.is_zero() {
             let line = format!(
@@ -232,7 +235,6 @@ impl Guard<'_> {
         match adopted {
             Ok((name, installed)) => {
                 self.news.attend(policy);
-                self.news.do_not_blame(installed.socket_port);
                 self.progress.say(Level::Info, &in_force(&name, policy));
                 self.settle(installed);
             }

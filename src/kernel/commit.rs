@@ -41,8 +41,6 @@ pub struct Installed {
     pub awaited: Vec<String>,
     /// Settings that the policy depends on, by their paths under `/proc/sys`.
     pub settings: Vec<String>,
-    /// Whom the kernel names for what was changed in routes and rules.
-    pub socket_port: u32,
 }
 
 impl Installed {
@@ -168,7 +166,6 @@ pub(super) fn install_by(
         differences,
         awaited,
         settings: sysctl::read_by(&plan, &mut journal.routing)?,
-        socket_port: journal.routing.socket_port(),
     }))
 }
 

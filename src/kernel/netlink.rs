@@ -100,11 +100,6 @@ impl Socket {
         Ok(socket)
     }
 
-    /// Its address, by which the kernel tells others what it has been asked for.
-    pub fn port(&self) -> u32 {
-        self.inner.portid()
-    }
-
     fn option<T>(&self, level: i32, name: i32, value: &T) -> io::Result<()> {
         let size = size_of::<T>() as libc::socklen_t;
         // SAFETY: the descriptor is open while `self` lives, and `value` is `size` readable bytes during the call.

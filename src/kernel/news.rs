@@ -35,8 +35,10 @@ const RTM_DELRULE: u16 = 33;
 const RTA_DST: u16 = 1;
 const RTA_TABLE: u16 = 15;
 const NDA_DST: u16 = 1;
-/// The port of the kernel's own socket, and so of nobody (`man 7 netlink`).
-const KERNEL: u32 = 0;
+/// The kernel gives a program's first socket its process number as port, a further one a number above all of these
+/// (`netlink_autobind`, net/netlink/af_netlink.c; `PID_MAX_LIMIT`, linux/threads.h). 0 is the kernel itself. Our own
+/// changes come by further ones: the first is the one that listens.
+const PROCESSES: core::ops::RangeInclusive<u32> = 1..=4 << 20;
 /// The end of a batch, and who has sent it (`linux/netfilter/nf_tables.h`).
 const NEWGEN: u16 = SUBSYSTEM | 15;
 const GEN_PROCESS: u16 = 2;
@@ -75,7 +77,7 @@ pub struct Heard {
 /// A process that has changed something of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Who {
-    /// Its number; for routes and rules, that of its netlink socket, which most programs have as their own.
+    /// Its number.
     pub process: u32,
     /// Its program; empty where the kernel does not tell, and the process has ended.
     pub program: String,
@@ -97,8 +99,8 @@ pub struct News {
     settings: OwnedFd,
     signals: Signals,
     interest: Interest,
-    /// The socket of our own last changes.
-    own_port: u32,
+    /// What is known so far of a batch of nftables.
+    batch: Batch,
     buffer: Vec<u8>,
 }
 
@@ -118,7 +120,7 @@ impl News {
                 .map_err(failed("inotify"))?,
             signals: Signals::catch().map_err(|e| Error::new(format!("signals: {e}; see the kernel log")))?,
             interest: Interest::default(),
-            own_port: 0,
+            batch: Batch::default(),
             buffer: vec![0; 16 << 10],
         })
     }
@@ -136,11 +138,6 @@ impl News {
             let _ =
                 inotify::add_watch(&self.settings, format!("/proc/sys/{name}"), inotify::WatchFlags::MODIFY);
         }
-    }
-
-    /// Whose changes of routes and rules are our own.
-    pub fn do_not_blame(&mut self, socket_port: u32) {
-        self.own_port = socket_port;
     }
 
     /// Sleeps until there is something to take, or until then.
@@ -169,7 +166,6 @@ impl News {
     /// Takes all that has been heard so far.
     pub fn take(&mut self) -> Heard {
         let mut heard = Heard::default();
-        let mut batch = Batch::default();
         for is_routing in [true, false] {
             loop {
                 let socket = if is_routing { &self.routing } else { &self.nftables };
@@ -178,11 +174,8 @@ impl News {
                         let mut rest = self.buffer.get(..length).unwrap_or_default();
                         while let Some((header, payload, after)) = split(rest) {
                             match is_routing {
-                                true => {
-                                    let by = if header.port == self.own_port { KERNEL } else { header.port };
-                                    heard.routing(header.kind, by, payload, &self.interest);
-                                }
-                                false => heard.nftables(header.kind, payload, &mut batch),
+                                true => heard.routing(header.kind, header.port, payload, &self.interest),
+                                false => heard.nftables(header.kind, payload, &mut self.batch),
                             }
                             rest = after;
                         }
@@ -268,9 +261,9 @@ impl Heard {
         }
     }
 
-    /// Remembers whose socket it was.
+    /// Remembers whose socket it was, as far as that can be told.
     fn blame(&mut self, port: u32) {
-        if port != KERNEL {
+        if PROCESSES.contains(&port) {
             let program = fs::read_to_string(format!("/proc/{port}/comm")).unwrap_or_default();
             self.who = Some(Who { process: port, program: program.trim_end().into() });
         }
@@ -304,7 +297,7 @@ mod tests {
 
     const INTEREST: fn() -> Interest = || Interest { tables: vec![200], gateways: vec![vec![10, 0, 0, 2]] };
     /// No process has it (`PID_MAX_LIMIT`, linux/threads.h).
-    const NOBODY: u32 = 0x7fff_ffff;
+    const NOBODY: u32 = 4 << 20;
 
     fn route(protocol: u8, table: u32, destination: &[u8]) -> Vec<u8> {
         let mut payload = vec![0; 12];

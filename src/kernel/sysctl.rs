@@ -82,8 +82,13 @@ impl Needs {
     pub fn new(plan: &Plan, recorded: Vec<Setting>, routing: &mut Routing) -> Result<Needs, Error> {
         let mut needs = Needs::default();
         let mut rest = recorded;
+        let mut is_all_known = true;
         for sysctl in &plan.sysctls {
-            let Some((name, to)) = wanted(sysctl, &rest, routing)? else { continue };
+            let Some(name) = name(sysctl, routing)? else {
+                is_all_known = false;
+                continue;
+            };
+            let Some(to) = wanted(sysctl, &name, &rest)? else { continue };
             if needs.record.iter().any(|setting| setting.name == name) {
                 continue;
             }
@@ -103,7 +108,10 @@ impl Needs {
                 }
             }
         }
-        needs.returns = rest;
+        // A gateway's port that is down is not known. Its settings stay until it is up again.
+        let (stay, returns) = rest.into_iter().partition(|s| !is_all_known && port_of(&s.name).is_some());
+        needs.returns = returns;
+        needs.record.extend::<Vec<Setting>>(stay);
         Ok(needs)
     }
 
@@ -115,22 +123,17 @@ impl Needs {
     }
 }
 
-/// A setting and the value that it has to have; `None` where there is no need.
-fn wanted(
-    sysctl: &Sysctl,
-    recorded: &[Setting],
-    routing: &mut Routing,
-) -> Result<Option<(String, u32)>, Error> {
-    let Some(name) = name(sysctl, routing)? else { return Ok(None) };
+/// The value that a setting has to have; `None` where there is no need.
+fn wanted(sysctl: &Sysctl, name: &str, recorded: &[Setting]) -> Result<Option<u32>, Error> {
     let is_recorded = recorded.iter().any(|setting| setting.name == name);
     let is_needed = match sysctl {
         Sysctl::Namespace(_) => true,
-        Sysctl::SourceValidMark(_) => is_recorded || reverse_path(&name)? != Some(0),
+        Sysctl::SourceValidMark(_) => is_recorded || reverse_path(name)? != Some(0),
         Sysctl::LooseReversePath(_) => {
-            reverse_path(&name)? == Some(1) || (is_recorded && read(&name)? == Some(ours(&name)))
+            reverse_path(name)? == Some(1) || (is_recorded && read(name)? == Some(ours(name)))
         }
     };
-    Ok(is_needed.then(|| (name.clone(), ours(&name))))
+    Ok(is_needed.then(|| ours(name)))
 }
 
 /// The path of a setting; `None` where the kernel knows no port for it.

@@ -93,11 +93,6 @@ impl Routing {
         Ok(Routing { socket, links: Vec::new(), only_connected: false })
     }
 
-    /// The socket's address, by which the kernel tells others who has changed something.
-    pub fn socket_port(&self) -> u32 {
-        self.socket.port()
-    }
-
     /// The port of a name; `None` where there is none.
     pub fn link(&mut self, name: &str) -> Result<Option<Link>, Error> {
         if let Some(link) = self.links.iter().find(|link| link.name == name) {

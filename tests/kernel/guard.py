@@ -34,6 +34,13 @@ def comes_back(host: Machine, bench: Bench, image: str, guard: Service) -> None:
     until(lambda: is_whole(host, bench, image), "the policy to be whole again", guard.hear)
 
 
+@contextlib.contextmanager
+def strict(host: Machine) -> Iterator[None]:
+    """With a reverse-path filter, for whose sake the gateway's port has settings of ours."""
+    host.sysctl("ipv4/conf/all/rp_filter", 1)
+    yield
+
+
 TAKEN = {
     "flush-ruleset": [["nft", "flush", "ruleset"]],
     "flush-table": [["nft", "flush", "table", "inet", "returnpath"]],
@@ -81,10 +88,15 @@ def names_who(bench: Bench, command: list[str], words: str) -> None:
 def flap(bench: Bench) -> None:
     """The route goes with the port and comes with it; what is beneath it stays; and a flap is no fight."""
     image = bench.image(LAN)
-    with Machine() as host, guarded(host, bench, image) as guard:
+    with Machine() as host, strict(host), guarded(host, bench, image) as guard:
+        record = host.run("nft", "list", "chain", "inet", "returnpath", "sysctls")
+        require("conf/eth0/rp_filter=" in record, record)
         for _ in range(30):
             host.batch("link set eth0 down")
             until(lambda: IN_ROUTER2 not in table(host, 200), "the route to go", guard.hear)
+            until(lambda: "waiting for ip -4 route add" in guard.hear(), "it to have seen that", guard.hear)
+            now = host.run("nft", "list", "chain", "inet", "returnpath", "sysctls")
+            require(now == record, f"the settings of the port are given up: {now}")
             require("unreachable default" in table(host, 200), table(host, 200))
             host.batch("link set eth0 up")
             until(lambda: IN_ROUTER2 in table(host, 200), "the route", guard.hear)
