@@ -67,6 +67,10 @@ struct Guard<'a> {
     /// Nor one for what others take away.
     paused_until: Instant,
     patience: Patience,
+    /// What was said when the policy was put in force.
+    in_force: String,
+    /// Something has gone wrong since, or another policy is in force.
+    is_troubled: bool,
     /// What can not be used yet.
     awaited: Vec<String>,
     watchdog: Watchdog,
@@ -84,6 +88,8 @@ impl Guard<'_> {
             not_before: now,
             paused_until: now,
             patience: Patience::new(now),
+            in_force: String::new(),
+            is_troubled: false,
             awaited: Vec::new(),
             watchdog: Watchdog::of_environment(now),
             progress: Progress::default(),
@@ -94,10 +100,17 @@ impl Guard<'_> {
     fn install(&mut self, policy: &mut Policy) -> Result<(), Failure> {
         let (line, installed) =
             self.source.first(policy, |name, policy| Ok((in_force(name, policy), apply_early(policy)?)))?;
-        self.news.attend(policy);
-        self.progress.say(Level::Info, &line);
-        self.settle(installed);
+        self.adopt(line, policy, installed);
         Ok(())
+    }
+
+    /// From now on this policy is the one to be kept.
+    fn adopt(&mut self, line: String, policy: &Policy, installed: Installed) {
+        self.news.attend(policy);
+        self.news.watch_settings(&installed.settings);
+        self.progress.say(Level::Info, &line);
+        (self.in_force, self.is_troubled, self.awaited) = (line, false, Vec::new());
+        self.wait_for(installed.awaited, true);
     }
 
     /// Reads the source again. The policy of before stays if there is none that can be used.
@@ -106,8 +119,7 @@ impl Guard<'_> {
         let before = image(policy);
         if let Err(failure) = self.install(policy) {
             restore(&before, policy);
-            self.progress
-                .say(Level::Error, &format!("{}; the policy of before stays in force", failure.line));
+            self.trouble(Level::Error, &format!("{}; the policy of before stays in force", failure.line));
         }
         self.progress.ready();
     }
@@ -145,12 +157,17 @@ impl Guard<'_> {
         }
         match found {
             Ok(Found::Ours(installed)) => {
+                let was_troubled = core::mem::take(&mut self.is_troubled);
+                if was_troubled {
+                    self.progress.say(Level::Info, &self.in_force);
+                }
                 if !installed.differences.is_empty() {
                     // What was awaited and has come was taken away by nobody.
                     heard.is_flap |= installed.awaited != self.awaited;
                     self.tell_of(&installed.differences, &heard);
+                    self.news.watch_settings(&installed.settings);
                 }
-                self.settle(installed);
+                self.wait_for(installed.awaited, was_troubled);
             }
             Ok(Found::Other) => self.stand_by(policy),
             // The port went down again while its route was being put back.
@@ -161,8 +178,7 @@ impl Guard<'_> {
                     0 => "at once".into(),
                     seconds => format!("in {seconds} s"),
                 };
-                let line = format!("{error}{}; another attempt {when}", by(&heard));
-                self.progress.say(Level::Error, &line);
+                self.trouble(Level::Error, &format!("{error}{}; another attempt {when}", by(&heard)));
                 self.due = Some(Instant::now() + pause);
             }
         }
@@ -179,7 +195,7 @@ impl Guard<'_> {
             [] => return,
         };
         let level = if heard.is_flap { Level::Info } else { Level::Warn };
-        log::log!(level, "put back: {what}{}", by(heard));
+        self.progress.say(level, &format!("put back: {what}{}", by(heard)));
         if heard.is_flap {
             return;
         }
@@ -191,8 +207,13 @@ impl Guard<'_> {
                 by(heard),
                 pause.as_secs()
             );
-            self.progress.say(Level::Error, &line);
+            self.trouble(Level::Error, &line);
         }
+    }
+
+    fn trouble(&mut self, level: Level, line: &str) {
+        self.progress.say(level, line);
+        self.is_troubled = true;
     }
 
     /// Leaves others time before it puts something back once more, more and more of it.
@@ -203,20 +224,16 @@ impl Guard<'_> {
         pause
     }
 
-    /// The policy is in force, as far as it can be.
-    fn settle(&mut self, installed: Installed) {
-        if !installed.differences.is_empty() {
-            self.news.watch_settings(&installed.settings);
-        }
-        if installed.awaited != self.awaited {
-            match installed.awaited.is_empty() {
-                true => self.progress.say(Level::Info, COMPLETE),
-                false => self
-                    .progress
-                    .say(Level::Warn, &format!("waiting for {}", installed.awaited.join(", and "))),
+    /// Says what can not be used yet, if that has changed or has to be said `again`.
+    fn wait_for(&mut self, awaited: Vec<String>, again: bool) {
+        match awaited.is_empty() {
+            true if !self.awaited.is_empty() => self.progress.say(Level::Info, COMPLETE),
+            false if again || awaited != self.awaited => {
+                self.progress.say(Level::Warn, &format!("waiting for {}", awaited.join(", and ")));
             }
-            self.awaited = installed.awaited;
+            _ => {}
         }
+        self.awaited = awaited;
     }
 
     /// Another policy is in force: it may be what the source has by now.
@@ -233,14 +250,10 @@ impl Guard<'_> {
             )),
         });
         match adopted {
-            Ok((name, installed)) => {
-                self.news.attend(policy);
-                self.progress.say(Level::Info, &in_force(&name, policy));
-                self.settle(installed);
-            }
+            Ok((name, installed)) => self.adopt(in_force(&name, policy), policy, installed),
             Err(failure) => {
                 restore(&before, policy);
-                self.progress.say(Level::Warn, &failure.line);
+                self.trouble(Level::Warn, &failure.line);
             }
         }
     }

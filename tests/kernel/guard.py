@@ -58,10 +58,11 @@ TAKEN = {
 }  # fmt: skip
 
 
-def taken(bench: Bench, name: str) -> None:
+def taken(bench: Bench, name: str, is_in_force: bool) -> None:
     image = bench.image(LAN)
-    with Machine() as host:
-        host.sysctl("ipv4/conf/all/rp_filter", 1)
+    with Machine() as host, strict(host):
+        if is_in_force:
+            bench.apply(host, image)
         with guarded(host, bench, image) as guard:
             for command in TAKEN[name]:
                 host.finish(*command)
@@ -70,7 +71,8 @@ def taken(bench: Bench, name: str) -> None:
 
 
 for _name in TAKEN:
-    case(f"guard/taken/{_name}", _name)(taken)
+    case(f"guard/taken/{_name}", _name, False)(taken)
+case("guard/taken/setting-of-before", "setting", True)(taken)
 
 
 @case("guard/names-who", ["nft", "flush", "ruleset"], r"it was nft \(process \d+\)")
@@ -203,7 +205,7 @@ def beside(bench: Bench) -> None:
         comes_back(host, bench, other, guard)
 
         bench.apply(host, third)
-        guard.says("another policy than that of")
+        guard.tells("STATUS=another policy than that of")
         host.run("ip", "rule", "add", "fwmark", "0x9999", "table", "main", "priority", "7")  # it wakes, and lets it be
         time.sleep(0.1)
         require(is_whole(host, bench, third), "the policy that was applied by hand is gone")

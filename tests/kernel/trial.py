@@ -132,6 +132,7 @@ def beside_a_guard(bench: Bench) -> None:
         on_trial(bench, host, other, 1)
         guard.says("another policy than that of")
         comes_to(host, was, "after the trial")
+        until(lambda: guard.hear() and "in force, and guarded" in guard.told[-1], "it to be at rest", guard.hear)
         host.run("nft", "flush", "ruleset")
         comes_back(host, bench, image, guard)
 
