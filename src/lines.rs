@@ -1,6 +1,6 @@
 //! Lines on standard error: what is logged, and why a run failed; and what a process that stays says of itself.
 
-use crate::kernel::notify::notify;
+use crate::kernel::notify::{mention, notify};
 use env_logger::Builder;
 use log::{Level, LevelFilter};
 use std::env::var;
@@ -80,18 +80,18 @@ impl Progress {
             log::log!(level, "{line}");
             self.said = line;
             if self.is_ready {
-                self.tell("");
+                mention(&self.status());
             }
         }
     }
 
     /// Tells the service manager that the policy is in force.
     pub fn ready(&mut self) {
-        self.tell("READY=1\n");
+        notify(&format!("READY=1\n{}", self.status()));
         self.is_ready = true;
     }
 
-    fn tell(&self, state: &str) {
-        notify(&format!("{state}STATUS={}", cut(&self.said, LONGEST)));
+    fn status(&self) -> String {
+        format!("STATUS={}", cut(&self.said, LONGEST))
     }
 }

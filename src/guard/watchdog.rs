@@ -1,7 +1,7 @@
 //! The service manager's watchdog (`man 3 sd_watchdog_enabled`): the only thing for which an idle guard wakes, and only
 //! where it was asked for.
 
-use crate::kernel::notify::notify;
+use crate::kernel::notify::mention;
 use std::env::var;
 use std::process::id;
 use std::time::{Duration, Instant};
@@ -28,7 +28,7 @@ impl Watchdog {
         if let Some((interval, next)) = &mut self.0
             && *next <= Instant::now()
         {
-            notify("WATCHDOG=1");
+            mention("WATCHDOG=1");
             *next = Instant::now() + *interval;
         }
     }

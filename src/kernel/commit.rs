@@ -14,7 +14,7 @@ use super::ways::{ForeignRule, Routing};
 use super::{Error, encode, names, preflight};
 use crate::plan::Plan;
 use crate::plan::transition::{Step, Transition, misplaced};
-use crate::plan::ways::{Next, Ways};
+use crate::plan::ways::{Family, Next, Ways};
 use crate::policy::Policy;
 
 /// What an `apply` or a `remove` did.
@@ -153,7 +153,7 @@ pub(super) fn install_by(
             Ok(late) => awaited.extend(late),
             Err(error) => return Err(journal.undo(error, &before.ways)),
         }
-        flush_route_cache();
+        flush_route_cache(&target.ways, journal);
         warn_of_new_marks(&before.table, &target.table);
         for Change { name, from, to } in &needs.changes {
             log::info!("{name}: {from} → {to}, until `remove`");
@@ -188,7 +188,7 @@ pub fn remove() -> Result<Outcome, Error> {
             if let Err(error) = take_out(&mut journal, &before) {
                 return Err(journal.undo(error, &before.ways));
             }
-            flush_route_cache();
+            flush_route_cache(&Ways::default(), &mut journal);
             Outcome::Changed
         }
     };
@@ -386,12 +386,19 @@ fn warn_of_new_marks(before: &Ruleset, after: &Ruleset) {
     }
 }
 
-/// Drops the routes that open sockets remember. Linux has had no IPv4 route cache since 3.6, but sockets keep
-/// the route that they last used.
-fn flush_route_cache() {
-    for name in ["net/ipv4/route/flush", "net/ipv6/route/flush"] {
-        if let Err(error) = sysctl::write(name, 1) {
-            log::debug!("{error}");
+/// Drops the routes that open sockets remember: Linux has had no route cache since 3.6, but sockets keep the route that
+/// they last used. An IPv6 socket looks again only when the table has changed that its route came from, or a rule
+/// (`net.ipv6.route.flush` collects garbage, no more): so our last one is made again, behind itself.
+fn flush_route_cache(ways: &Ways, journal: &mut Journal) {
+    if let Err(error) = sysctl::write("net/ipv4/route/flush", 1) {
+        log::debug!("{error}");
+    }
+    let last6 = ways.rules.iter().rfind(|rule| rule.family == Family::V6);
+    if let Some(Err(error)) = last6.map(|rule| journal.routing.requeue(rule)) {
+        log::debug!("{error}");
+        // The rule may be there twice.
+        if let Err(error) = journal.arrange(&ways.rules) {
+            log::warn!("{error}; `returnpath apply` makes it good");
         }
     }
 }
