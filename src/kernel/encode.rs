@@ -1,7 +1,7 @@
 //! The planned table as netlink messages. libnftnl writes tables, chains and rules; sets and maps are written
 //! here, since it has neither maps nor intervals in its Rust form.
 
-use super::expressions::{expressions, port_key};
+use super::expressions::{OBJECT_COUNTER, expressions, port_key};
 use super::netlink::{Message, NESTED, put};
 use super::ruleset::{self, Ruleset};
 use crate::plan::nft::{Base, Chain, Elements, OWNER, Set, Statement, TABLE, Table};
@@ -22,6 +22,7 @@ pub fn ruleset(planned: &Table) -> Ruleset {
     put(&mut made.payload, ruleset::TABLE_USERDATA, &userdata_comment(OWNER));
     let mut messages = vec![made];
 
+    messages.extend(planned.counters.iter().map(|name| counter_message(name)));
     messages.extend(planned.sets.iter().enumerate().map(|(index, set)| set_message(set, index as u32)));
     let chains: Vec<nftnl::Chain<'_>> = planned.chains.iter().map(|chain| chain_of(chain, &table)).collect();
     messages.extend(chains.iter().map(|chain| writer.write(chain)));
@@ -42,6 +43,7 @@ fn chain_of<'a>(planned: &Chain, table: &'a nftnl::Table) -> nftnl::Chain<'a> {
             Base::Prerouting => (nftnl::Hook::PreRouting, nftnl::ChainType::Filter),
             Base::Output => (nftnl::Hook::Out, nftnl::ChainType::Route),
             Base::Input => (nftnl::Hook::In, nftnl::ChainType::Filter),
+            Base::Postrouting => (nftnl::Hook::PostRouting, nftnl::ChainType::Filter),
         };
         chain.set_hook(hook, base.priority());
         chain.set_type(kind);
@@ -74,6 +76,13 @@ impl Writer {
         unsafe { object.write(self.0.as_mut_ptr().cast(), 0, MsgType::Add) };
         Message::from_written(&self.0)
     }
+}
+
+fn counter_message(name: &str) -> Message {
+    let mut payload = ruleset::naming(&[(ruleset::OBJECT_TABLE, TABLE), (ruleset::OBJECT_OWNER, name)]);
+    put(&mut payload, ruleset::OBJECT_TYPE, &OBJECT_COUNTER.to_be_bytes());
+    put(&mut payload, ruleset::OBJECT_DATA | NESTED, &[]); // it begins at 0
+    Message { kind: ruleset::NEWOBJ, flags: 0, payload }
 }
 
 fn set_message(set: &Set, index: u32) -> Message {

@@ -4,6 +4,7 @@
 use crate::plan::nft::{Direction, Key, State, Statement};
 use crate::plan::ways::Family;
 use core::ffi::CStr;
+use core::net::IpAddr;
 use core::ptr::NonNull;
 use nftnl::expr::Expression;
 use nftnl::nftnl_sys as sys;
@@ -72,6 +73,11 @@ const FIB_F_DADDR: u32 = 2;
 const FIB_F_IIF: u32 = 8;
 const FIB_F_PRESENT: u32 = 32;
 
+// linux/netfilter/nf_tables.h, enum nft_rt_keys, and the kind of a named object.
+const RT_NEXTHOP4: u32 = 1;
+const RT_NEXTHOP6: u32 = 2;
+pub const OBJECT_COUNTER: u32 = 1;
+
 /// The expressions of a statement.
 pub fn expressions(statement: &Statement) -> Vec<Expr> {
     let ct = libc::NFT_CT_MARK as u32;
@@ -120,6 +126,16 @@ pub fn expressions(statement: &Statement) -> Vec<Expr> {
         }
         Statement::ArrivedBy(port) => {
             vec![load_meta(libc::NFT_META_IIFNAME, REGISTER_1), compare(libc::NFT_CMP_EQ, &port_key(port))]
+        }
+        Statement::LeavesBy(port) => {
+            vec![load_meta(libc::NFT_META_OIFNAME, REGISTER_1), compare(libc::NFT_CMP_EQ, &port_key(port))]
+        }
+        // Of a packet of the other family the kernel has no such next hop: the rule ends there.
+        Statement::NextHop(IpAddr::V4(address)) => {
+            vec![next_hop(RT_NEXTHOP4), compare(libc::NFT_CMP_EQ, &address.octets())]
+        }
+        Statement::NextHop(IpAddr::V6(address)) => {
+            vec![next_hop(RT_NEXTHOP6), compare(libc::NFT_CMP_EQ, &address.octets())]
         }
         Statement::SourceElsewhere => {
             vec![
@@ -184,7 +200,13 @@ pub fn expressions(statement: &Statement) -> Vec<Expr> {
                 ),
             ]
         }
-        Statement::Counter => vec![Expr::new(c"counter", [])],
+        Statement::Count(counter) => vec![Expr::new(
+            c"objref",
+            [
+                (sys::NFTNL_EXPR_OBJREF_IMM_TYPE, Value::U32(OBJECT_COUNTER)),
+                (sys::NFTNL_EXPR_OBJREF_IMM_NAME, Value::Text(counter.clone())),
+            ],
+        )],
         Statement::Limit => vec![Expr::new(
             c"limit",
             [
@@ -280,6 +302,13 @@ fn fib(result: u32, flags: u32) -> Expr {
             (sys::NFTNL_EXPR_FIB_RESULT, Value::U32(result)),
             (sys::NFTNL_EXPR_FIB_FLAGS, Value::U32(flags)),
         ],
+    )
+}
+
+fn next_hop(key: u32) -> Expr {
+    Expr::new(
+        c"rt",
+        [(sys::NFTNL_EXPR_RT_KEY, Value::U32(key)), (sys::NFTNL_EXPR_RT_DREG, Value::U32(REGISTER_1))],
     )
 }
 

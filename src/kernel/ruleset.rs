@@ -23,6 +23,9 @@ pub(super) const NEWSET: u16 = SUBSYSTEM | libc::NFT_MSG_NEWSET as u16;
 pub(super) const GETSET: u16 = SUBSYSTEM | libc::NFT_MSG_GETSET as u16;
 pub(super) const NEWSETELEM: u16 = SUBSYSTEM | libc::NFT_MSG_NEWSETELEM as u16;
 pub(super) const GETSETELEM: u16 = SUBSYSTEM | libc::NFT_MSG_GETSETELEM as u16;
+pub(super) const NEWOBJ: u16 = SUBSYSTEM | libc::NFT_MSG_NEWOBJ as u16;
+pub(super) const GETOBJ: u16 = SUBSYSTEM | libc::NFT_MSG_GETOBJ as u16;
+const DELOBJ: u16 = SUBSYSTEM | libc::NFT_MSG_DELOBJ as u16;
 const NLM_F_CREATE: u16 = 0x400;
 const NLM_F_EXCL: u16 = 0x200;
 const NLM_F_APPEND: u16 = 0x800;
@@ -31,8 +34,10 @@ const NLM_F_APPEND: u16 = 0x800;
 pub(super) const NFGENMSG: usize = 4;
 /// Every object names its table in attribute 1.
 pub(super) const OBJECT_TABLE: u16 = 1;
-/// Attribute 2 is the name of a set, the set of elements, the chain of a rule.
+/// Attribute 2 is the name of a set or a counter, the set of elements, the chain of a rule.
 pub(super) const OBJECT_OWNER: u16 = 2;
+pub(super) const OBJECT_TYPE: u16 = 3;
+pub(super) const OBJECT_DATA: u16 = 4;
 const CHAIN_NAME: u16 = 3;
 pub(super) const SET_ID: u16 = 10;
 pub(super) const SET_DATA_TYPE: u16 = 6;
@@ -49,7 +54,7 @@ pub(super) const TABLE_USERDATA: u16 = 6;
 const RULE_EXPRESSIONS: u16 = 4;
 pub(super) const RULE_USERDATA: u16 = 7;
 
-/// The messages that make our table, in order: table, sets, chains, elements, rules.
+/// The messages that make our table, in order: table, counters, sets, chains, elements, rules.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Ruleset(pub Vec<Message>);
 
@@ -146,7 +151,7 @@ fn is_record(message: &Message) -> bool {
     matches!(message.kind, NEWCHAIN | NEWRULE) && name(message) == SYSCTLS
 }
 
-/// The name of the table, chain or set that a message makes or adds to.
+/// The name of the table, chain, counter or set that a message makes or adds to.
 pub(super) fn name(message: &Message) -> &str {
     let number = match message.kind {
         NEWTABLE | DELTABLE => OBJECT_TABLE,
@@ -161,6 +166,7 @@ pub(super) fn describe((kind, name): (u16, &str)) -> String {
         NEWTABLE | DELTABLE => "table",
         NEWCHAIN | DELCHAIN => "chain",
         NEWSET | DELSET => "set",
+        NEWOBJ | DELOBJ => "counter",
         NEWSETELEM | DELSETELEM => "content of set",
         _ => "content of chain",
     };
@@ -190,7 +196,9 @@ fn covers(wanted: &[u8], found: &[u8]) -> bool {
     kinds.into_iter().all(|kind| {
         let is_list = kind & NESTED != 0;
         let of = |bytes| attributes(bytes).filter(move |(k, _)| *k == kind & !NESTED).map(|(_, value)| value);
-        let same = |(w, f): (&[u8], &[u8])| if is_list { covers(w, f) } else { w == f };
+        // libnftnl writes the name of a counter without the NUL at its end.
+        let equal = |w: &[u8], f: &[u8]| w == f || f.strip_suffix(&[0]) == Some(w);
+        let same = |(w, f): (&[u8], &[u8])| if is_list { covers(w, f) } else { equal(w, f) };
         of(wanted).count() == of(found).count() && of(wanted).zip(of(found)).all(same)
     })
 }
@@ -215,7 +223,7 @@ pub(super) fn find(message: &Message, kind: u16) -> Option<&[u8]> {
     within_attribute(attributes_of(message), kind)
 }
 
-fn within_attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+pub(super) fn within_attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     attributes(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value)
 }
 
@@ -247,10 +255,10 @@ pub(super) fn in_place(from: &Ruleset, to: &Ruleset) -> Option<Vec<Message>> {
     };
     let is_map = |set: &Message| find(set, SET_DATA_TYPE).is_some();
 
-    // What stays: tables, chains and maps that are in both; sets only with the same content, since intervals can
+    // What stays: tables, chains, maps and counters that are in both; sets only with the same content, since intervals can
     // not be told from one another by their elements.
     let mut kept: Vec<&Message> = Vec::new();
-    for old in from.0.iter().filter(|m| matches!(m.kind, NEWTABLE | NEWCHAIN | NEWSET)) {
+    for old in from.0.iter().filter(|m| matches!(m.kind, NEWTABLE | NEWCHAIN | NEWSET | NEWOBJ)) {
         match to.0.iter().find(|new| same_place(old, new)) {
             Some(new) if alike(new, old) => {
                 let same = || content(&old_objects, name(old)) == content(&new_objects, name(old));
@@ -279,6 +287,9 @@ pub(super) fn in_place(from: &Ruleset, to: &Ruleset) -> Option<Vec<Message>> {
     }
     for chain in from.0.iter().filter(|m| m.kind == NEWCHAIN && !is_kept(m)) {
         messages.push(delete(DELCHAIN, naming(&[(OBJECT_TABLE, TABLE), (CHAIN_NAME, name(chain))])));
+    }
+    for counter in from.0.iter().filter(|m| m.kind == NEWOBJ && !is_kept(m)) {
+        messages.push(delete(DELOBJ, counter.payload.clone()));
     }
     for message in to.0.iter().filter(|m| !is_kept(m)) {
         match message.kind {
@@ -320,14 +331,17 @@ pub(super) fn as_made(message: &Message, set_id: u32) -> Message {
         NEWSET => &[OBJECT_TABLE, OBJECT_OWNER, 3, 4, 5, SET_DATA_TYPE, 7, SET_DESC, SET_USERDATA], // flags, key, data, description, user data
         NEWCHAIN => &[OBJECT_TABLE, CHAIN_NAME, 4, 5, 7], // hook, policy, type
         NEWSETELEM => &[OBJECT_TABLE, OBJECT_OWNER, ELEMENTS],
+        NEWOBJ => &[OBJECT_TABLE, OBJECT_OWNER, OBJECT_TYPE],
         _ => &[OBJECT_TABLE, OBJECT_OWNER, RULE_EXPRESSIONS, RULE_USERDATA],
     };
     let mut payload = message.payload.get(..NFGENMSG).unwrap_or_default().to_vec();
     for (kind, value) in attributes(attributes_of(message)).filter(|(kind, _)| kept.contains(kind)) {
         put(&mut payload, kind, value);
     }
-    if message.kind == NEWSET {
-        put(&mut payload, SET_ID, &set_id.to_be_bytes());
+    match message.kind {
+        NEWSET => put(&mut payload, SET_ID, &set_id.to_be_bytes()),
+        NEWOBJ => put(&mut payload, OBJECT_DATA | NESTED, &[]), // what it has counted is no difference
+        _ => {}
     }
     Message { kind: message.kind, flags: making(message.kind), payload }
 }

@@ -2,7 +2,7 @@
 
 use super::netlink::{Message, Refusal, Socket, text};
 use super::ruleset::{
-    DELTABLE, GETCHAIN, GETRULE, GETSET, GETSETELEM, GETTABLE, OBJECT_OWNER, OBJECT_TABLE, Ruleset,
+    DELTABLE, GETCHAIN, GETOBJ, GETRULE, GETSET, GETSETELEM, GETTABLE, OBJECT_OWNER, OBJECT_TABLE, Ruleset,
     TABLE_USERDATA, as_made, comment, describe, find, in_place, name, naming,
 };
 use super::{Error, refused};
@@ -31,6 +31,7 @@ impl Nftables {
             let line = "table inet returnpath: it is there and not ours (it lacks our comment); rename it, or `nft delete table inet returnpath`";
             return Err(Error::new(line.into()));
         }
+        let counters = self.objects()?;
         let sets = self.dump(GETSET, &[(OBJECT_TABLE, TABLE)])?;
         let mut elements = Vec::new();
         for set in &sets {
@@ -40,9 +41,15 @@ impl Nftables {
         chains.retain(is_ours);
         let mut rules = self.dump(GETRULE, &[(OBJECT_TABLE, TABLE)])?;
         rules.retain(is_ours);
+        let counters = counters.iter().map(|message| as_made(message, 0));
         let rest = chains.iter().chain(&elements).chain(&rules).map(|message| as_made(message, 0));
         let sets = sets.iter().enumerate().map(|(index, message)| as_made(message, index as u32));
-        Ok(Ruleset([as_made(table, 0)].into_iter().chain(sets).chain(rest).collect()))
+        Ok(Ruleset([as_made(table, 0)].into_iter().chain(counters).chain(sets).chain(rest).collect()))
+    }
+
+    /// The named objects of our table, with what they have counted; none where there is no table.
+    pub fn objects(&mut self) -> Result<Vec<Message>, Error> {
+        self.dump(GETOBJ, &[(OBJECT_TABLE, TABLE)])
     }
 
     fn dump(&mut self, kind: u16, filter: &[(u16, &str)]) -> Result<Vec<Message>, Error> {
@@ -97,7 +104,7 @@ impl Nftables {
     }
 }
 
-const NEEDS: &str = "the kernel needs CONFIG_NF_TABLES, NF_TABLES_INET, NFT_CT, NFT_FIB_INET, NFT_LOG, NFT_LIMIT and NF_CONNTRACK_LABELS";
+const NEEDS: &str = "the kernel needs CONFIG_NF_TABLES, NF_TABLES_INET, NFT_CT, NFT_FIB_INET, NFT_LOG, NFT_LIMIT, NFT_OBJREF (before 6.2) and NF_CONNTRACK_LABELS";
 
 fn no(what: &str, refusal: &Refusal) -> Error {
     let remedy = match refusal.errno {

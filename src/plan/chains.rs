@@ -13,8 +13,8 @@
 //! Whether a connection is for this host is asked once (`fib`, slow) and remembered as a conntrack label.
 
 use super::nft::{
-    Base, Chain, DIGEST, Direction, Elements, FWMARK_ACCEPT, FWMARK_REFLECT4, FWMARK_REFLECT6, Key,
-    LABEL_LOCAL, LABEL_OUTWARD, MARKS, Rule, SOCKETS, SYSCTLS, Set, State, Statement, Table,
+    Base, Chain, DIGEST, Direction, Elements, FWMARK_ACCEPT, FWMARK_REFLECT4, FWMARK_REFLECT6, INBOUND, Key,
+    LABEL_LOCAL, LABEL_OUTWARD, MARKS, OUTBOUND, Rule, SOCKETS, SYSCTLS, Set, State, Statement, Table,
 };
 use super::ways::Family;
 use crate::policy::{Network, Path, Policy, PortRange, Scope, Service};
@@ -32,15 +32,17 @@ impl Table {
         let mask = policy.mark_mask;
         let locals = local_networks(policy);
         let arrivals = arrivals(policy);
+        let by_mark = |prefix: &str| {
+            let paths = policy.paths.iter();
+            Elements::Marks(sorted(paths.map(|path| (path.mark, format!("{prefix}_{}", path.name)))))
+        };
         let mut table = Table::default();
+        table.counters.extend(policy.paths.iter().flat_map(counters));
         table.sets.extend(locals.iter().map(|(_, set)| set.clone()));
         table.sets.extend(arrivals.iter().map(|(_, set)| set.clone()));
-        table.sets.push(Set {
-            name: MARKS.into(),
-            elements: Elements::Marks(sorted(
-                policy.paths.iter().map(|path| (path.mark, format!("mark_{}", path.name))),
-            )),
-        });
+        for (name, prefix) in [(MARKS, "mark"), (INBOUND, "in"), (OUTBOUND, "back")] {
+            table.sets.push(Set { name: name.into(), elements: by_mark(prefix) });
+        }
 
         let answers_here = |path: &&Path| path.scope != Scope::Forward;
         let adopters = policy.paths.iter().filter(answers_here);
@@ -98,11 +100,12 @@ impl Table {
         self.chains.push(Chain { name: name.into(), base: None, rules });
     }
 
-    /// `from_X`: is the connection one that counts? `take_X`: it belongs to the path.
+    /// `from_X`: is the connection one that counts? `take_X`: it belongs to the path. `in_X`, `back_X`: its packets.
     fn path_chains(&mut self, path: &Path, mask: u32) {
         use Statement::*;
         let (from, take) = (format!("from_{}", path.name), format!("take_{}", path.name));
         let mark = path.mark;
+        let [new, inward, back, astray] = counters(path).map(Count);
         let for_this_host = [SetCtLabel(LABEL_LOCAL), SetMetaMark { mask, mark }];
 
         let mut rules: Vec<Rule> = Vec::new();
@@ -111,7 +114,7 @@ impl Table {
             Scope::Forward => rules.push(vec![FibLocal(true), Return]),
             Scope::Both => {}
         }
-        rules.push(vec![SetCtMark { mask, mark }, Counter]);
+        rules.push(vec![SetCtMark { mask, mark }, new, inward.clone()]);
         if path.log {
             rules.push(vec![Limit, Log(format!("returnpath {}: ", path.name))]);
         }
@@ -122,6 +125,15 @@ impl Table {
         }
         rules.push(vec![Accept]);
         self.chain(&take, rules);
+        // For this host: its sockets, resets and echo replies inherit the mark, and the reverse-path filter wants it.
+        self.chain(
+            format!("in_{}", path.name),
+            vec![vec![inward, CtLabel(LABEL_LOCAL), SetMetaMark { mask, mark }]],
+        );
+        let mut rules: Vec<Rule> =
+            ways_out(path).map(|way| [&way[..], &[back.clone(), Return]].concat()).collect();
+        rules.push(vec![astray]);
+        self.chain(format!("back_{}", path.name), rules);
         if path.scope != Scope::Forward {
             let labels = [SetCtLabel(LABEL_LOCAL), SetCtLabel(LABEL_OUTWARD)];
             let adopt = [&[SetCtMark { mask, mark }], &labels[..]].concat();
@@ -175,17 +187,10 @@ impl Table {
     fn shared_chains(&mut self, mask: u32, locals: &[(Family, Set)], arrivals: &[(Key, Set)]) {
         use Statement::*;
         let mark_it = || Dispatch(Key::CtMark(mask), MARKS.into());
+        let inward = || Dispatch(Key::CtMark(mask), INBOUND.into());
+        let outward = || Dispatch(Key::CtMark(mask), OUTBOUND.into());
         let errors = || [ICMP, ICMPV6].map(|protocol| vec![L4Proto(protocol), Return]);
 
-        // Connections that a helper announced (FTP data). An error about one is not its first packet.
-        self.chain(
-            "outward",
-            vec![
-                vec![CtDirection(Direction::Original), mark_it()],
-                vec![CtLabel(LABEL_LOCAL), mark_it()],
-                vec![Accept],
-            ],
-        );
         let arriving = locals
             .iter()
             .map(|(family, set)| vec![CtState(State::New), SourceIn(*family, set.name.clone()), Return])
@@ -194,22 +199,20 @@ impl Table {
             .chain([vec![CtState(State::Related), SetCtLabel(LABEL_OUTWARD)]])
             .collect();
         self.chain("arriving", arriving);
+        // Connections that a helper announced (FTP data). An error about one is not its first packet.
         self.chain("announced", errors().into_iter().chain([vec![Goto("arriving".into())]]).collect());
+        self.chain("marked_reply", vec![vec![CtLabel(LABEL_OUTWARD), inward()], vec![mark_it()]]);
+        let reply = || vec![CtDirection(Direction::Reply), Goto("marked_reply".into())];
         self.chain(
-            "expected",
+            "marked_expected",
             vec![
                 vec![CtState(State::Related), Jump("announced".into())],
-                vec![CtLabel(LABEL_OUTWARD), Goto("outward".into())],
+                reply(),
+                vec![CtLabel(LABEL_OUTWARD), mark_it()],
+                vec![inward()],
             ],
         );
-        self.chain(
-            "marked",
-            vec![
-                vec![CtExpected, Jump("expected".into())],
-                vec![CtDirection(Direction::Reply), mark_it()],
-                vec![CtLabel(LABEL_LOCAL), mark_it()],
-            ],
-        );
+        self.chain("marked", vec![vec![CtExpected, Goto("marked_expected".into())], reply(), vec![inward()]]);
         self.chains.push(Chain {
             name: "prerouting".into(),
             base: Some(Base::Prerouting),
@@ -225,9 +228,9 @@ impl Table {
         // what leaves by the path; wrong for an error that goes to a host behind us.
         let by_its_path = || vec![MetaMarkClear(mask), mark_it()];
         self.chain("unmark", vec![vec![SetMetaMark { mask, mark: 0 }]]);
-        let outward =
+        let from_here =
             vec![CtDirection(Direction::Original), SetCtLabel(LABEL_LOCAL), SetCtLabel(LABEL_OUTWARD)];
-        self.chain("leaving_announced", errors().into_iter().chain([outward]).collect());
+        self.chain("leaving_announced", errors().into_iter().chain([from_here]).collect());
         self.chain(
             "leaving_outward",
             vec![vec![CtDirection(Direction::Reply), Goto("unmark".into())], by_its_path()],
@@ -262,7 +265,40 @@ impl Table {
             base: Some(Base::Output),
             rules: rules.chain([vec![CtMarkSet(mask), Goto("leaving".into())]]).collect(),
         });
+
+        // What goes to hosts behind us is not asked for its way.
+        self.chain("left_original", vec![vec![CtLabel(LABEL_OUTWARD), outward()]]);
+        self.chain(
+            "left",
+            vec![
+                vec![CtDirection(Direction::Original), Goto("left_original".into())],
+                vec![CtExpected, CtLabel(LABEL_OUTWARD), Return],
+                vec![outward()],
+            ],
+        );
+        self.chains.push(Chain {
+            name: "postrouting".into(),
+            base: Some(Base::Postrouting),
+            rules: vec![vec![CtMarkSet(mask), Goto("left".into())]],
+        });
     }
+}
+
+/// The counters of a path: connections taken, what came in of them, what left by the path, and by another way.
+fn counters(path: &Path) -> [String; 4] {
+    ["new", "in", "back", "astray"].map(|what| format!("{what}_{}", path.name))
+}
+
+/// How a packet leaves by a path, once it is routed: where routers share a port, only the next hop tells them apart.
+fn ways_out(path: &Path) -> impl Iterator<Item = Rule> {
+    let gateways = [path.gateway4.map(IpAddr::V4), path.gateway6.map(IpAddr::V6)];
+    let port = || path.device.iter().map(|port| Statement::LeavesBy(port.to_string()));
+    let by_gateway = gateways
+        .into_iter()
+        .flatten()
+        .map(move |gateway| port().chain([Statement::NextHop(gateway)]).collect());
+    let by_port = gateways.iter().all(Option::is_none).then(|| port().collect());
+    by_gateway.chain(by_port)
 }
 
 /// With `tcp_fwmark_accept` and `fwmark_reflect` an answer inherits the whole mark of what it answers. Only our

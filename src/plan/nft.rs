@@ -3,6 +3,7 @@
 
 use super::ways::Family;
 use crate::policy::{Mac, Name, Network, PortRange};
+use core::net::IpAddr;
 
 /// Our table, in the `inet` family.
 pub const TABLE: &str = "returnpath";
@@ -16,6 +17,10 @@ pub const TRIAL: &str = "unconfirmed ";
 pub const DIGEST: &str = "digest";
 /// The map from a mark to the chain that sets it.
 pub const MARKS: &str = "marks";
+/// The map from a connection's mark to the chain that counts what comes in from its router.
+pub const INBOUND: &str = "inbound";
+/// The map from a connection's mark to the chain that counts what leaves, by its router or by another way.
+pub const OUTBOUND: &str = "outbound";
 /// The map from the mark that a socket has to the chain that gives it to the connection.
 pub const SOCKETS: &str = "sockets";
 /// The setting by which an accepted socket takes the mark of its first packet.
@@ -33,6 +38,8 @@ pub const LABEL_OUTWARD: u8 = 83;
 /// The whole table.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Table {
+    /// Named counters. Rules are replaced on an update, these are not: they count on.
+    pub counters: Vec<String>,
     /// Sets and maps.
     pub sets: Vec<Set>,
     /// Chains: those that remember, those that the kernel calls, all others.
@@ -85,6 +92,8 @@ pub enum Base {
     Output,
     /// `type filter hook input`, behind everybody else's: the last look at a packet before a socket gets it.
     Input,
+    /// `type filter hook postrouting`, behind everybody else's: what is counted here leaves, and by the route it has.
+    Postrouting,
 }
 
 impl Base {
@@ -93,7 +102,7 @@ impl Base {
         match self {
             Base::Prerouting => -95,
             Base::Output => -150,
-            Base::Input => 1000,
+            Base::Input | Base::Postrouting => 1000,
         }
     }
 }
@@ -126,6 +135,10 @@ pub enum Statement {
     FibLocal(bool),
     /// `iifname "PORT"`
     ArrivedBy(String),
+    /// `oifname "PORT"`
+    LeavesBy(String),
+    /// `rt ip nexthop ADDRESS`, or `rt ip6 nexthop`: routed there, and to be asked for once it is routed.
+    NextHop(IpAddr),
     /// `fib saddr . iif oif missing`: what the kernel's strict reverse-path filter drops.
     SourceElsewhere,
     /// `ct original proto-dst @SET`: the port before DNAT.
@@ -152,8 +165,8 @@ pub enum Statement {
     },
     /// `ct label set BIT`
     SetCtLabel(u8),
-    /// `counter`
-    Counter,
+    /// `counter name COUNTER`
+    Count(String),
     /// `limit rate 10/minute`, with nft's burst of 5.
     Limit,
     /// `log prefix "…"`

@@ -158,11 +158,19 @@ impl Rule {
 impl Display for Table {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         writeln!(f, "table inet {TABLE} {{\n\tcomment \"{OWNER}\"")?;
+        if !self.counters.is_empty() {
+            f.write_str(COUNTERS)?;
+        }
+        self.counters.iter().try_for_each(|name| writeln!(f, "\tcounter {name} {{ }}"))?;
         self.sets.iter().try_for_each(|set| write!(f, "\n{set}"))?;
         self.chains.iter().try_for_each(|chain| write!(f, "\n{chain}"))?;
         writeln!(f, "}}")
     }
 }
+
+const COUNTERS: &str = "
+	# Of each path: connections taken, packets from its router, replies that left by it, and by another way.
+";
 
 impl Display for Set {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -263,6 +271,7 @@ impl Display for Chain {
                 Base::Prerouting => "filter hook prerouting",
                 Base::Output => "route hook output",
                 Base::Input => "filter hook input",
+                Base::Postrouting => "filter hook postrouting",
             };
             writeln!(f, "\t\ttype {hook} priority {}; policy accept;", base.priority())?;
         }
@@ -304,6 +313,9 @@ impl Display for Statement {
             Statement::FibLocal(true) => f.write_str("fib daddr type local"),
             Statement::FibLocal(false) => f.write_str("fib daddr type != local"),
             Statement::ArrivedBy(port) => write!(f, "iifname \"{port}\""),
+            Statement::LeavesBy(port) => write!(f, "oifname \"{port}\""),
+            Statement::NextHop(IpAddr::V4(address)) => write!(f, "rt ip nexthop {address}"),
+            Statement::NextHop(IpAddr::V6(address)) => write!(f, "rt ip6 nexthop {address}"),
             Statement::SourceElsewhere => f.write_str("fib saddr . iif oif missing"),
             Statement::CtServiceIn(set) => write!(f, "ct original proto-dst @{set}"),
             Statement::SourceIn(family, set) => write!(f, "{} saddr @{set}", ip(family)),
@@ -323,7 +335,7 @@ impl Display for Statement {
                 write!(f, "meta mark set meta mark & {:#x} | {mark:#x}", !mask)
             }
             Statement::SetCtLabel(bit) => write!(f, "ct label set {bit}"),
-            Statement::Counter => f.write_str("counter"),
+            Statement::Count(counter) => write!(f, "counter name {counter}"),
             Statement::Limit => f.write_str("limit rate 10/minute"),
             Statement::Log(prefix) => write!(f, "log prefix \"{prefix}\""),
             Statement::Accept => f.write_str("accept"),

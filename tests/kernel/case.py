@@ -110,8 +110,8 @@ def rules_in_any_order(state: dict[str, str]) -> dict[str, str]:
 
 
 def as_after_an_update(state: dict[str, str]) -> dict[str, str]:
-    """An update leaves in place what stays: chains and sets are listed in another order than after a first apply."""
-    parts = re.split(r"\n(?=\t(?:chain|set|map) |})", state["nft list ruleset"].replace("\n\n", "\n"))
+    """An update leaves in place what stays: chains, sets and counters are listed in another order than after a first apply."""
+    parts = re.split(r"\n(?=\t(?:chain|set|map|counter) |})", state["nft list ruleset"].replace("\n\n", "\n"))
     return rules_in_any_order(state) | {"nft list ruleset": "\n".join(sorted(parts))}
 
 

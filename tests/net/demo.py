@@ -192,8 +192,9 @@ def with_returnpath(act: Act) -> None:
     claim(f"default via {LAN.host(2)[IPV4]} " in route, "no default route in the table")
     rule = act.typed("ip rule show table router2")
     claim("fwmark 0x2/0xff lookup router2" in rule, "no rule for the mark")
-    counted = act.typed("nft list chain inet returnpath take_router2 | grep -o 'counter.*'")
-    claim(counted.startswith("counter packets 1 "), "one connection should have been counted")
+    counted = act.typed("nft list counters table inet returnpath | grep -o '[a-z]*_router2\\|packets.*' | paste - -")
+    claim("new_router2\tpackets 1 " in counted, "one connection should have been counted")
+    claim("astray_router2\tpackets 0 " in counted, "no reply should have gone astray")
     act.typed("returnpath remove")
     after = state(act.lab.host)
     changed = [name for name in before.keys() | after.keys() if before.get(name) != after.get(name)]
