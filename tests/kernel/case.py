@@ -110,7 +110,7 @@ def rules_in_any_order(state: dict[str, str]) -> dict[str, str]:
 
 
 def as_after_an_update(state: dict[str, str]) -> dict[str, str]:
-    """An update leaves in place what stays: chains, sets and counters are listed in another order than after a first apply."""
+    """An update leaves in place what stays: chains, sets, counters are listed in another order than at first."""
     parts = re.split(r"\n(?=\t(?:chain|set|map|counter) |})", state["nft list ruleset"].replace("\n\n", "\n"))
     return rules_in_any_order(state) | {"nft list ruleset": "\n".join(sorted(parts))}
 

@@ -161,6 +161,10 @@ class Tally:
     def replies(self, router: int, protocol: str, family: Family) -> Count:
         return self.of(router, "replies", protocol, family)
 
+    def all(self, router: int, direction: str) -> int:
+        """Packets of every protocol and family."""
+        return sum(count.packets for (at, name), count in self._counts.items() if at == router and direction in name)
+
     def requests(self, router: int, protocol: str, family: Family) -> Count:
         return self.of(router, "requests", protocol, family)
 
@@ -451,6 +455,13 @@ class Lab:
             for name, count in counters(router, "way").items():
                 counts[number, name] = count
         return counts
+
+    def carried(self, router: int) -> dict[str, Count]:
+        """What the host's own counters say of the path through a router; empty where it has none."""
+        tables = self.host.run("nft", "-j", "list", "tables")
+        found = counters(self.host, "returnpath") if '"returnpath"' in tables else {}
+        ours = f"_router{router}"
+        return {name.removesuffix(ours): count for name, count in found.items() if name.endswith(ours)}
 
     def connection_marks(self, protocol: str, family: Family) -> list[int]:
         """The marks of the client's connections, as the host tracks them."""

@@ -32,10 +32,11 @@ from addresses import (
     Dual,
     Family,
 )
-from lab import LAYOUTS, Lab, Layout, Tally, counters, narrow
+from lab import LAYOUTS, Count, Lab, Layout, Tally, counters, narrow
 from traffic import DATAGRAMS, EXCHANGES, FRAGMENTED, MEGABYTE, Endpoint, Stalled, Unreachable
 
 Check = Callable[[Lab, Family], None]
+Carried = dict[str, Count]
 ALL = tuple(LAYOUTS)
 NARROW = 1280  # the smallest MTU that IPv6 allows
 OUR_BITS = 0xFF
@@ -49,6 +50,7 @@ class Case:
     layouts: tuple[str, ...] = ALL
     families: tuple[Family, ...] = FAMILIES
     subject: subject.Subject | None = None  # in place of the one under test
+    astray: int = 0  # replies that leave by a wrong way, as the host counts them
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class Cell:
             lab.apply = functools.partial((self.case.subject or under_test).apply, lab)
             lab.apply(self.layout.policy())
             self.case.check(lab, self.family)
+            for router in (2, 3):
+                _none_astray(lab, router, self.case.astray if router == 2 else 0)
 
 
 CASES: list[Case] = []
@@ -77,9 +81,10 @@ def case(
     layouts: tuple[str, ...] = ALL,
     families: tuple[Family, ...] = FAMILIES,
     subject: subject.Subject | None = None,
+    astray: int = 0,
 ) -> Callable[[Check], Check]:
     def add(check: Check) -> Check:
-        CASES.append(Case(name, section, check, layouts, families, subject))
+        CASES.append(Case(name, section, check, layouts, families, subject, astray))
         return check
 
     return add
@@ -121,8 +126,14 @@ def returned(
     size: int = 0,
     router: int = 2,
     exactly: bool = False,
+    marked: bool = True,
+    tunnel: bool = False,
 ) -> Iterator[Tally]:
-    """Proves that the replies of a block, so many at least, went through one router, and none elsewhere."""
+    """Proves that the replies of a block, so many at least, went through one router, and none elsewhere.
+
+    The host's own counters have to agree, where the router has a path and the block's connections are marked.
+    """
+    before = lab.carried(router)
     with counted(lab) as tally:
         yield tally
     replies = tally.replies(router, protocol, family)
@@ -132,6 +143,45 @@ def returned(
         raise AssertionError(f"router {router} should have seen {wanted} go to the client; {tally}")
     if strays := tally.strays(router):
         raise AssertionError(f"replies went astray: {strays}; {tally}")
+    if before:
+        wanted = (packets, size, exactly) if marked else (0, 0, True)
+        # A tunnel has its own idea of how TCP is cut into packets.
+        _host_agrees(lab, router, before, tally, *wanted, is_same=marked and not (tunnel or lab.layout.tunnel))
+
+
+def _host_agrees(
+    lab: Lab, router: int, before: Carried, tally: Tally, packets: int, size: int, exactly: bool, is_same: bool
+) -> None:
+    def moved() -> Carried:
+        return {name: count - before[name] for name, count in lab.carried(router).items()}
+
+    def agrees(host: Carried) -> bool:
+        enough = all(host[way].packets >= packets and host[way].bytes >= size for way in ("in", "back"))
+        if exactly:
+            enough = enough and host["back"].packets == packets
+        if is_same:
+            same = host["back"].packets == tally.all(router, "replies")
+            enough = enough and same and host["in"].packets >= tally.all(router, "requests")
+        return enough
+
+    _until_host(moved, agrees, f"of router {router}, the host should have counted {packets} packets; {tally}")
+
+
+def _none_astray(lab: Lab, router: int, allowed: int) -> None:
+    if host := lab.carried(router):
+        if host["astray"].packets != allowed:
+            raise AssertionError(f"the host should have counted {allowed} replies that went astray: {host}")
+        if host["back"].packets and not host["new"].packets:
+            raise AssertionError(f"the host counted replies of no connection: {host}")
+
+
+def _until_host(look: Callable[[], Carried], agrees: Callable[[Carried], bool], what: str) -> None:
+    """Waits for what is under way."""
+    deadline = time.monotonic() + traffic.SECONDS
+    while not agrees(host := look()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what}; it has {host}")
+        time.sleep(0.01)
 
 
 @contextlib.contextmanager
@@ -385,6 +435,32 @@ def _with_port_down(lab: Lab, family: Family) -> Tally:
     return tally
 
 
+@case("wrong-exit", THROUGH_ROUTER_2, astray=EXCHANGES)
+def wrong_exit(lab: Lab, family: Family) -> None:
+    """Somebody else's rule, ahead of ours, takes the replies: the host counts them, and those alone."""
+    datagrams_through(lab, family)
+    before = lab.carried(2)
+    if not before:
+        raise AssertionError("nothing on the host counts replies")
+    mark = f"{lab.layout.path().mark:#x}"
+    lab.host.run("ip", f"-{family.version}", "rule", "add", "fwmark", mark, "lookup", "main", "priority", "10")
+    with (
+        traffic.udp_server(lab.server, family, ports.UDP, _answering_address(lab, family, 2)),
+        counted(lab) as tally,
+        to(lab, family, ports.UDP).open(socket.SOCK_DGRAM) as caller,
+    ):
+        caller.connect((PUBLIC[2][family], ports.UDP))
+        for number in range(1, EXCHANGES + 1):
+            caller.send(b"question")
+            _until_host(
+                lambda: lab.carried(2), lambda host: host["astray"].packets >= number, f"{number} should be astray"
+            )
+    if tally.replies(1, "udp", family).packets != EXCHANGES or tally.strays(1):
+        raise AssertionError(f"router 1 should have seen {EXCHANGES} replies; {tally}")
+    if lab.carried(2)["back"] != before["back"]:
+        raise AssertionError(f"a reply was counted as gone by router 2: {before}, {lab.carried(2)}")
+
+
 @case("syn-cookies", THROUGH_ROUTER_2, ("lan", "homed", "tunnel"))
 def syn_cookies(lab: Lab, family: Family) -> None:
     """The socket is made from the client's acknowledgement: no request remembers the mark of the SYN."""
@@ -522,7 +598,7 @@ def mark_mask(lab: Lab, family: Family) -> None:
         raise AssertionError(f"the connections should have marks 0x002 and 0x202: {marks}")
 
 
-@case("when-down-main", KEYS, ("homed", "tunnel"))
+@case("when-down-main", KEYS, ("homed", "tunnel"), astray=EXCHANGES)
 def when_down_main(lab: Lab, family: Family) -> None:
     """The port to router 2 goes down under a connection: its replies take the main route."""
     lab.apply(lab.layout.policy(first=replace(lab.layout.path(), when_down="main")))
@@ -678,7 +754,7 @@ def _branch(lab: Lab, family: Family, router: int) -> None:
     with (
         traffic.tcp_server(lab.server, family, behind(ports.WEB, lab)),
         unmarked(lab, family, "tcp"),
-        returned(lab, family, "tcp", EXCHANGES + 2, MEGABYTE, router) as tally,
+        returned(lab, family, "tcp", EXCHANGES + 2, MEGABYTE, router, marked=False) as tally,
     ):
         traffic.converse(call)
     if tally.requests(2, "tcp", family).packets < EXCHANGES:
@@ -706,7 +782,7 @@ def inside_a_tunnel(lab: Lab, family: Family) -> None:
     call = Endpoint(lab.client, ipv4, inner[lab.client], inner[lab.host], ports.WEB)
     with (
         traffic.tcp_server(lab.host, ipv4, ports.WEB),
-        returned(lab, family, "udp", EXCHANGES + 2, MEGABYTE),
+        returned(lab, family, "udp", EXCHANGES + 2, MEGABYTE, tunnel=True),
     ):
         traffic.converse(call)
 
