@@ -20,7 +20,16 @@ let
     ManageForeignRoutingPolicyRules = lib.mkDefault false;
     ManageForeignRoutes = lib.mkDefault false;
   };
-  kernelModules = import ./lines.nix { inherit lib; } ../image/netfilter;
+  # Without those that this kernel has within nf_tables: the boot would complain that they are not there.
+  isModule =
+    words:
+    lib.tail words == [ ]
+    || lib.versionOlder config.boot.kernelPackages.kernel.version (lib.last words);
+  kernelModules = map lib.head (
+    lib.filter isModule (
+      map (lib.splitString " <") (import ./lines.nix { inherit lib; } ../image/netfilter)
+    )
+  );
 in
 {
   imports = [

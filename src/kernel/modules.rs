@@ -32,7 +32,8 @@ pub fn load() -> Result<(), Error> {
         }
         Err(error) => return Err(Error::new(format!("{list}: {error}; run depmod for this kernel"))),
     };
-    for name in NEEDED.lines().filter(|line| !line.starts_with('#')) {
+    for line in NEEDED.lines().filter(|line| !line.starts_with('#')) {
+        let name = line.split(' ').next().unwrap_or(line);
         for file in in_order(&list, name) {
             if let Err(error) = insert(Path::new(&folder), file) {
                 log::error!("{error}");

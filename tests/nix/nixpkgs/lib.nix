@@ -119,6 +119,7 @@ let
         builtins.substring 0 (builtins.stringLength text - builtins.stringLength suffix) text
       else
         text;
+    versionOlder = version: other: builtins.compareVersions other version == 1;
     splitString =
       separator: text:
       let
