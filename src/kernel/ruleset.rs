@@ -255,8 +255,8 @@ pub(super) fn in_place(from: &Ruleset, to: &Ruleset) -> Option<Vec<Message>> {
     };
     let is_map = |set: &Message| find(set, SET_DATA_TYPE).is_some();
 
-    // What stays: tables, chains, maps and counters that are in both; sets only with the same content, since intervals can
-    // not be told from one another by their elements.
+    // What stays: tables, chains, maps and counters that are in both; sets only with the same content, since intervals
+    // can not be told from one another by their elements.
     let mut kept: Vec<&Message> = Vec::new();
     for old in from.0.iter().filter(|m| matches!(m.kind, NEWTABLE | NEWCHAIN | NEWSET | NEWOBJ)) {
         match to.0.iter().find(|new| same_place(old, new)) {

@@ -11,6 +11,8 @@
 //! | reply of this host | output | only if its socket has not got the mark already: routing twice costs a microsecond |
 //!
 //! Whether a connection is for this host is asked once (`fib`, slow) and remembered as a conntrack label.
+//!
+//! Packets are counted by the same maps: inward in prerouting, outward in postrouting, where their way is certain.
 
 use super::nft::{
     Base, Chain, DIGEST, Direction, Elements, FWMARK_ACCEPT, FWMARK_REFLECT4, FWMARK_REFLECT6, INBOUND, Key,
@@ -266,7 +268,7 @@ impl Table {
             rules: rules.chain([vec![CtMarkSet(mask), Goto("leaving".into())]]).collect(),
         });
 
-        // What goes to hosts behind us is not asked for its way.
+        // Only what goes to the router is asked for its way; hosts behind us get the other direction.
         self.chain("left_original", vec![vec![CtLabel(LABEL_OUTWARD), outward()]]);
         self.chain(
             "left",
