@@ -242,7 +242,6 @@ pub(super) fn comment(userdata: &[u8]) -> Option<&str> {
 /// the old ones after it, when they are empty already. Were a map deleted and made anew, it could ask the old one
 /// after the switch, when its elements count no more. Either way it would leave unmarked.
 pub(super) fn in_place(from: &Ruleset, to: &Ruleset) -> Option<Vec<Message>> {
-    let same_place = |a: &Message, b: &Message| (a.kind, name(a)) == (b.kind, name(b));
     let alike = |a: &Message, b: &Message| {
         covers(&essence(a), attributes_of(b)) || covers(&essence(b), attributes_of(a))
     };
@@ -257,22 +256,23 @@ pub(super) fn in_place(from: &Ruleset, to: &Ruleset) -> Option<Vec<Message>> {
 
     // What stays: tables, chains, maps and counters that are in both; sets only with the same content, since intervals
     // can not be told from one another by their elements.
-    let mut kept: Vec<&Message> = Vec::new();
+    let mut kept: BTreeSet<(u16, &str)> = BTreeSet::new();
     for old in from.0.iter().filter(|m| matches!(m.kind, NEWTABLE | NEWCHAIN | NEWSET | NEWOBJ)) {
-        match to.0.iter().find(|new| same_place(old, new)) {
+        let place = (old.kind, name(old));
+        match new_objects.get(&place).and_then(|messages| messages.first()) {
             Some(new) if alike(new, old) => {
-                let same = || content(&old_objects, name(old)) == content(&new_objects, name(old));
+                let same = || content(&old_objects, place.1) == content(&new_objects, place.1);
                 if old.kind != NEWSET || is_map(old) || same() {
-                    kept.push(new);
+                    kept.insert(place);
                 }
             }
             Some(_) if old.kind != NEWSET => return None,
             _ => {}
         }
     }
-    let is_kept = |message: &Message| kept.iter().any(|k| same_place(k, message));
-    let keeps_set = |set: &str| kept.iter().any(|k| k.kind == NEWSET && name(k) == set);
-    if !kept.iter().any(|message| message.kind == NEWTABLE) {
+    let is_kept = |message: &Message| kept.contains(&(message.kind, name(message)));
+    let keeps_set = |set: &str| kept.contains(&(NEWSET, set));
+    if !kept.contains(&(NEWTABLE, TABLE)) {
         return None;
     }
 
