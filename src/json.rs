@@ -49,6 +49,14 @@ impl Object<'_> {
         let _ = write!(self.name(name), "{}", value.into()); // a String takes everything
     }
 
+    /// A whole number, or `null`.
+    pub fn number_or_null(&mut self, name: &str, value: Option<impl Into<u64>>) {
+        match value {
+            Some(value) => self.number(name, value),
+            None => self.name(name).push_str("null"),
+        }
+    }
+
     /// `true` or `false`.
     pub fn flag(&mut self, name: &str, value: bool) {
         self.name(name).push_str(if value { "true" } else { "false" });
@@ -112,13 +120,15 @@ mod tests {
             json.string_or_null("none", None::<&str>);
             json.string_or_null("some", Some(1));
             json.number("count", u64::MAX);
+            json.number_or_null("no_count", None::<u64>);
+            json.number_or_null("some_count", Some(0_u8));
             json.flag("good", true);
             json.object("empty", |_| ());
             json.objects("paths", [1_u32, 2], |json, n| json.number("n", n));
             json.strings("words", ["a", "b"]);
             json.strings("nothing", core::iter::empty::<&str>());
         });
-        let expected = r#"{"name":"a \"b\"\\\u000a\u0001ü","none":null,"some":"1","count":18446744073709551615,"good":true,"empty":{},"paths":[{"n":1},{"n":2}],"words":["a","b"],"nothing":[]}"#;
+        let expected = r#"{"name":"a \"b\"\\\u000a\u0001ü","none":null,"some":"1","count":18446744073709551615,"no_count":null,"some_count":0,"good":true,"empty":{},"paths":[{"n":1},{"n":2}],"words":["a","b"],"nothing":[]}"#;
         assert_eq!(text, expected);
     }
 }

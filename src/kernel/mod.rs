@@ -1,6 +1,7 @@
 //! The only room that touches the kernel: netlink sockets, `/proc/sys`, and every `unsafe` that there is.
 
 pub mod commit;
+pub mod conntrack;
 pub mod counters;
 pub mod descriptors;
 pub mod device;

@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
-/// What a plan may ask of nftables, one a line. The image builder reads the same list.
+/// What a plan may ask of nftables, and others of connection tracking, one a line. The image builder reads the same list.
 const NEEDED: &str = include_str!("../../image/netfilter");
 
 /// `MODULE_INIT_COMPRESSED_FILE` (`linux/module.h`, since 5.17): the kernel unpacks it.

@@ -119,7 +119,9 @@ impl Socket {
         let bytes = self.framed(message, NLM_F_ACK);
         self.send(&bytes)?;
         let mut found = Vec::new();
-        self.answers(self.sequence, self.sequence, |message| found.push(message))?;
+        self.answers(self.sequence, self.sequence, &mut |header, payload| {
+            found.push(header.message(payload))
+        })?;
         Ok(found)
     }
 
@@ -129,11 +131,20 @@ impl Socket {
             let bytes = self.framed(message, NLM_F_DUMP);
             self.send(&bytes)?;
             let mut found = Vec::new();
-            if self.answers(self.sequence, self.sequence, |message| found.push(message))? {
+            let mut each = |header: &Header, payload: &[u8]| found.push(header.message(payload));
+            if self.answers(self.sequence, self.sequence, &mut each)? {
                 return Ok(found);
             }
         }
         Err(io::Error::from_raw_os_error(libc::EINTR).into())
+    }
+
+    /// Asks for all things of a kind, and shows the payload of one after another: of a dump that may be larger than the
+    /// memory nothing is kept. What changes meanwhile may be shown twice or not at all.
+    pub fn stream(&mut self, message: &Message, mut each: impl FnMut(&[u8])) -> Result<(), Refusal> {
+        let bytes = self.framed(message, NLM_F_DUMP);
+        self.send(&bytes)?;
+        self.answers(self.sequence, self.sequence, &mut |_, payload| each(payload)).map(drop)
     }
 
     /// Sends an nfnetlink batch: all of it, or nothing.
@@ -153,7 +164,7 @@ impl Socket {
         let _ = self.option(libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &(bytes.len() as i32 * 2));
         self.send(&bytes)?;
         // Since 6.10 begin and end are acknowledged as well; an error for any message ends it.
-        self.answers(begin, last, |_| ()).map(drop)
+        self.answers(begin, last, &mut |_, _| ()).map(drop)
     }
 
     fn send(&self, bytes: &[u8]) -> io::Result<()> {
@@ -183,7 +194,12 @@ impl Socket {
 
     /// Reads the answers to the messages from `first` to `last`, until the latter is acknowledged or one of them is
     /// refused. What is left of earlier ones is passed over. False: the dump was inconsistent.
-    fn answers(&mut self, first: u32, last: u32, mut each: impl FnMut(Message)) -> Result<bool, Refusal> {
+    fn answers(
+        &mut self,
+        first: u32,
+        last: u32,
+        each: &mut dyn FnMut(&Header, &[u8]),
+    ) -> Result<bool, Refusal> {
         let mut consistent = true;
         loop {
             let length = match self.inner.recv_raw(bytes_of(&mut self.buffer)) {
@@ -209,7 +225,7 @@ impl Socket {
                             return Ok(consistent);
                         }
                     }
-                    kind => each(Message { kind, flags: header.flags, payload: payload.to_vec() }),
+                    _ => each(&header, payload),
                 }
             }
         }
@@ -227,10 +243,17 @@ fn bytes_of(words: &mut [u64]) -> &mut [u8] {
 pub struct Header {
     /// `nlmsg_type`.
     pub kind: u16,
-    flags: u16,
+    /// `nlmsg_flags`.
+    pub flags: u16,
     sequence: u32,
     /// `nlmsg_pid`: in news of a change, the socket that asked for it; 0 where the kernel did it by itself.
     pub port: u32,
+}
+
+impl Header {
+    fn message(&self, payload: &[u8]) -> Message {
+        Message { kind: self.kind, flags: self.flags, payload: payload.to_vec() }
+    }
 }
 
 /// The next message of a datagram, and what follows it. `None` at the end, and where the rest makes no sense.
