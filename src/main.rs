@@ -5,6 +5,7 @@ use returnpath::guard;
 use returnpath::init;
 use returnpath::kernel;
 use returnpath::kernel::commit::{self, Outcome};
+use returnpath::kernel::differences::compare;
 use returnpath::kernel::partition::Board;
 use returnpath::lines::{self, complain};
 use returnpath::policy::Policy;
@@ -99,8 +100,8 @@ fn run(words: &[&str]) -> Result<u8, Failure> {
         ["status", rest @ ..] => {
             let source = source("status", rest)?;
             let name = source.load(&mut policy)?;
-            let differences = commit::differences(&policy)?;
-            differences.iter().for_each(|line| print(line));
+            let differences = compare(&policy)?.differences;
+            differences.iter().for_each(|difference| print(&difference.to_string()));
             if differences.is_empty() {
                 print(&format!("the kernel is as {name} has it: {}", policy.count()));
             }

@@ -10,6 +10,7 @@ mod watchdog;
 use crate::exit::{self, Failure};
 use crate::kernel::Error;
 use crate::kernel::commit::{Found, Installed, apply_early, keep};
+use crate::kernel::differences::Difference;
 use crate::kernel::lock::Presence;
 use crate::kernel::news::{Heard, News};
 use crate::kernel::notify::notify;
@@ -188,10 +189,10 @@ impl Guard<'_> {
     }
 
     /// Says what has been put back, and how long it has to wait the next time.
-    fn tell_of(&mut self, differences: &[String], heard: &Heard) {
+    fn tell_of(&mut self, differences: &[Difference], heard: &Heard) {
         let what = match differences {
-            [one] => one.clone(),
-            [first, rest @ ..] => format!("{first}, and {} more", rest.len()),
+            [one] => one.line.clone(),
+            [first, rest @ ..] => format!("{}, and {} more", first.line, rest.len()),
             [] => return,
         };
         let level = if heard.is_flap { Level::Info } else { Level::Warn };

@@ -5,6 +5,7 @@
 //! undo itself, and after a failure they are undone in reverse. A process that is killed in between leaves
 //! something inert, and the next run makes it whole.
 
+use super::differences::Difference;
 use super::journal::{Act, Journal};
 use super::lock::{Lock, is_guarded};
 use super::preflight::Early;
@@ -13,7 +14,7 @@ use super::sysctl::{self, Change, Needs, Setting};
 use super::ways::{ForeignRule, Routing};
 use super::{Error, encode, names, preflight};
 use crate::plan::Plan;
-use crate::plan::transition::{Step, Transition, misplaced};
+use crate::plan::transition::{Step, Transition};
 use crate::plan::ways::{Family, Next, Ways};
 use crate::policy::Policy;
 
@@ -35,8 +36,8 @@ pub(super) struct State {
 /// What an installation found, and what it had to leave out.
 #[derive(Default)]
 pub struct Installed {
-    /// Each difference between the kernel and the policy that there was, one line each: it is made good.
-    pub differences: Vec<String>,
+    /// Each difference between the kernel and the policy that there was: it is made good.
+    pub differences: Vec<Difference>,
     /// What can not be used yet, one line each.
     pub awaited: Vec<String>,
     /// Settings that the policy depends on, by their paths under `/proc/sys`.
@@ -196,52 +197,18 @@ pub fn remove() -> Result<Outcome, Error> {
     Ok(outcome)
 }
 
-/// Each difference between the kernel and a policy, one line each; empty where there is none.
-///
-/// # Errors
-/// As [`apply`], where the kernel can not be read.
-pub fn differences(policy: &Policy) -> Result<Vec<String>, Error> {
-    let mut journal = Journal::open()?;
-    let (there, foreign) = observe(&mut journal)?;
-    let plan = plan(policy, &there.ways, &mut journal.routing)?;
-    let needs = Needs::new(&plan, recorded(&there, &plan, &mut journal.routing)?, &mut journal.routing)?;
-    let trial = there.table.trial();
-    let target = State { ways: plan.ways.clone(), table: with_record(&plan, &needs.record, trial) };
-    let shared =
-        preflight::check_ownership(&plan, &foreign, &mut journal.routing).err().map(|e| e.to_string());
-    Ok(target.differences(&there).into_iter().chain(needs.differences()).chain(shared).collect())
-}
-
-impl State {
-    /// What `there` lacks, or has too much, one line each.
-    fn differences(&self, there: &State) -> Vec<String> {
-        let ways = Transition::new(&there.ways, &self.ways);
-        let steps = ways.before.iter().chain(&ways.after).map(|step| match step {
-            Step::AddRoute(route) => format!("missing: {route}"),
-            Step::ReplaceRoute { old, new } => format!("differs: {old}; should be: {new}"),
-            Step::DelRoute(route) => format!("too much: {route}"),
-            Step::AddRule(rule) => format!("missing: {rule}"),
-            Step::DelRule(rule) => format!("too much: {rule}"),
-        });
-        let order = misplaced(&there.ways.rules, &self.ways.rules).into_iter();
-        let order = order.map(|rule| format!("in another order: {rule}"));
-        let table = self.table.difference(&there.table).map(|line| format!("table inet returnpath: {line}"));
-        steps.chain(order).chain(table).collect()
-    }
-}
-
 /// Whether the kernel holds a plan but for some routes and the settings of some ports.
 fn is_incomplete(there: &State, plan: &Plan) -> bool {
     let ways = Transition::new(&there.ways, &plan.ways);
     there.table.digest() == Some(plan.digest)
         && ways.before.iter().all(|step| matches!(step, Step::AddRoute(_)))
         && ways.after.is_empty()
-        && with_record(plan, &record_of(&there.table), there.table.trial()).difference(&there.table).is_none()
+        && !with_record(plan, &record_of(&there.table), there.table.trial()).differs(&there.table)
 }
 
 /// The plan, with the port of each gateway for which the policy names none: as the kernel would find it now, or else
 /// as it did when it took the route that is there.
-fn plan(policy: &Policy, there: &Ways, routing: &mut Routing) -> Result<Plan, Error> {
+pub(super) fn plan(policy: &Policy, there: &Ways, routing: &mut Routing) -> Result<Plan, Error> {
     let mut plan = Plan::new(policy);
     for route in &mut plan.ways.routes {
         if let Next::Gateway { address, device: device @ None, .. } = &mut route.next {
@@ -266,14 +233,14 @@ fn record_of(table: &Ruleset) -> Vec<Setting> {
 }
 
 /// What the settings were before us. Routes and rules without a table tell that somebody has flushed it.
-fn recorded(there: &State, plan: &Plan, routing: &mut Routing) -> Result<Vec<Setting>, Error> {
+pub(super) fn recorded(there: &State, plan: &Plan, routing: &mut Routing) -> Result<Vec<Setting>, Error> {
     match there.table.is_empty() && there.ways != Ways::default() {
         true => sysctl::presume(plan, routing),
         false => Ok(record_of(&there.table)),
     }
 }
 
-fn with_record(plan: &Plan, record: &[Setting], trial: Option<&str>) -> Ruleset {
+pub(super) fn with_record(plan: &Plan, record: &[Setting], trial: Option<&str>) -> Ruleset {
     let record: Vec<(String, u32)> = record.iter().map(|s| (s.name.clone(), s.before)).collect();
     encode::ruleset(&plan.table.clone().with_record(plan.mark_mask, &record, trial))
 }
@@ -316,7 +283,7 @@ fn change(
             (result, _) => result?,
         }
     }
-    if whole.difference(journal.table().unwrap_or(&before.table)).is_some() {
+    if whole.differs(journal.table().unwrap_or(&before.table)) {
         replace_table(journal, before, whole)?;
     }
     ways.after.into_iter().try_for_each(|step| journal.act(Act::Way(step)))?;
@@ -327,7 +294,7 @@ fn change(
     journal.arrange(&target.ways.rules)?;
     match target.differences(&observe(journal)?.0).first() {
         None => Ok(awaited),
-        Some(line) => Err(Error::new(format!(
+        Some(Difference { line, .. }) => Err(Error::new(format!(
             "read back: {line}; another program changed it at the same time, stop that one and try again"
         ))),
     }

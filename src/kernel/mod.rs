@@ -5,6 +5,7 @@ pub mod conntrack;
 pub mod counters;
 pub mod descriptors;
 pub mod device;
+pub mod differences;
 mod encode;
 pub mod events;
 mod expressions;

@@ -3,6 +3,7 @@
 //! What is planned and what is read are the same thing, so that what was read can be put back word for word.
 //! `linux/netfilter/nf_tables.h` has the numbers.
 
+use super::differences::Difference;
 use super::netlink::{Message, NESTED, attributes, flagged_attributes, put, text};
 use crate::plan::nft::{DIGEST, MARKS, SYSCTLS, TABLE, TRIAL};
 use std::collections::{BTreeMap, BTreeSet};
@@ -113,24 +114,63 @@ impl Ruleset {
         Ruleset(self.0.iter().filter(|m| m.kind == NEWTABLE || is_record(m)).cloned().collect())
     }
 
-    /// The first thing that `installed`, read from the kernel, lacks or has too much. `None`: it is this very
-    /// table. Numbers that the kernel adds by itself (handles, counters) do not count.
-    pub fn difference(&self, installed: &Ruleset) -> Option<String> {
-        let (wanted, there) = (self.objects(), installed.objects());
-        for (place, messages) in &wanted {
-            let same = there.get(place).is_some_and(|found| match place.0 {
-                NEWSETELEM => elements(messages) == elements(found),
-                _ => {
-                    let covered = |(w, f): (&&Message, &&Message)| covers(&essence(w), attributes_of(f));
-                    messages.len() == found.len() && messages.iter().zip(found).all(covered)
-                }
-            });
-            if !same {
-                return Some(format!("{} is not as the policy has it", describe(*place)));
+    /// Whether `installed`, read from the kernel, is not this very table.
+    pub fn differs(&self, installed: &Ruleset) -> bool {
+        !self.differing(installed).is_empty()
+    }
+
+    /// What `installed`, read from the kernel, lacks, or has too much or otherwise; one for each object.
+    pub fn differences(&self, installed: &Ruleset) -> Vec<Difference> {
+        if installed.is_empty() && !self.is_empty() {
+            let command = format!("nft list table inet {TABLE}");
+            return vec![Difference { line: format!("missing: table inet {TABLE}"), command }];
+        }
+        let mut differences: Vec<Difference> = Vec::new();
+        for ((kind, object), how) in self.differing(installed) {
+            let what = self.what((kind, object), installed);
+            let content = if matches!(kind, NEWRULE | NEWSETELEM) { "content of " } else { "" };
+            let line = format!("table inet {TABLE}: {content}{what} {object} {how}");
+            let command = match kind {
+                NEWTABLE => format!("nft list table inet {TABLE}"),
+                _ => format!("nft list {what} inet {TABLE} {object}"),
+            };
+            // Of a chain or a set that is missing, so is the content.
+            if differences.iter().all(|known| known.command != command) {
+                differences.push(Difference { line, command });
             }
         }
-        let extra = there.keys().find(|place| !wanted.contains_key(*place));
-        extra.map(|place| format!("{} is not of the policy", describe(*place)))
+        differences
+    }
+
+    /// The objects that differ, and how. Numbers that the kernel adds by itself (handles, counters) do not count.
+    fn differing<'a>(&'a self, installed: &'a Ruleset) -> Vec<((u16, &'a str), &'static str)> {
+        let (wanted, there) = (self.objects(), installed.objects());
+        let same = |kind: u16, messages: &[&Message], found: &[&Message]| match kind {
+            NEWSETELEM => elements(messages) == elements(found),
+            _ => {
+                let covered = |(w, f): (&&Message, &&Message)| covers(&essence(w), attributes_of(f));
+                messages.len() == found.len() && messages.iter().zip(found).all(covered)
+            }
+        };
+        let lacking = wanted.iter().filter_map(|(place, messages)| match there.get(place) {
+            None => Some((*place, "is missing")),
+            Some(found) if !same(place.0, messages, found) => Some((*place, "is not as the policy has it")),
+            Some(_) => None,
+        });
+        let extra = there.keys().filter(|place| !wanted.contains_key(*place));
+        lacking.chain(extra.map(|place| (*place, "is not of the policy"))).collect()
+    }
+
+    /// What nft calls an object, or that whose content it is; it is in this table or in the other.
+    fn what(&self, (kind, object): (u16, &str), other: &Ruleset) -> &'static str {
+        let mut sets = self.0.iter().chain(&other.0).filter(|m| m.kind == NEWSET && name(m) == object);
+        match kind {
+            NEWTABLE => "table",
+            NEWSET | NEWSETELEM if sets.any(is_map) => "map",
+            NEWSET | NEWSETELEM => "set",
+            NEWOBJ => "counter",
+            _ => "chain",
+        }
     }
 
     /// The messages of each object: the rules of a chain, the elements of a set.
@@ -149,6 +189,11 @@ impl Ruleset {
 /// Whether a message makes the chain that remembers sysctls, or a rule in it.
 fn is_record(message: &Message) -> bool {
     matches!(message.kind, NEWCHAIN | NEWRULE) && name(message) == SYSCTLS
+}
+
+/// Whether a message makes a map.
+fn is_map(set: &Message) -> bool {
+    find(set, SET_DATA_TYPE).is_some()
 }
 
 /// The name of the table, chain, counter or set that a message makes or adds to.
@@ -252,7 +297,6 @@ pub(super) fn in_place(from: &Ruleset, to: &Ruleset) -> Option<Vec<Message>> {
         let messages = objects.get(&(NEWSETELEM, set)).map_or(&[][..], Vec::as_slice);
         elements(messages).into_iter().map(|(key, chain, flags)| (key.into(), chain.into(), flags)).collect()
     };
-    let is_map = |set: &Message| find(set, SET_DATA_TYPE).is_some();
 
     // What stays: tables, chains, maps and counters that are in both; sets only with the same content, since intervals
     // can not be told from one another by their elements.
@@ -377,12 +421,12 @@ mod tests {
     #[test]
     fn nothing_of_a_table_goes_unnoticed() {
         let whole = planned();
-        assert_eq!(whole.difference(&whole), None);
+        assert!(!whole.differs(&whole));
         for at in 0..whole.0.len() {
             let mut lacking = whole.clone();
             let message = lacking.0.remove(at);
-            assert!(whole.difference(&lacking).is_some(), "{} was not missed", name(&message));
-            assert!(lacking.difference(&whole).is_some(), "{} was not too much", name(&message));
+            assert!(whole.differs(&lacking), "{} was not missed", name(&message));
+            assert!(lacking.differs(&whole), "{} was not too much", name(&message));
         }
     }
 
@@ -423,7 +467,7 @@ mod tests {
             planned.0.iter().cloned().partition(|m| m.kind == NEWSET);
         let renumbered = sets.iter().rev().enumerate().map(|(number, set)| as_made(set, number as u32));
         rest.splice(1..1, renumbered);
-        assert_eq!(planned.difference(&Ruleset(rest)), None);
+        assert!(!planned.differs(&Ruleset(rest)));
     }
 
     /// An attribute that the kernel adds is no difference; one that differs is, at any depth.

@@ -2,6 +2,7 @@
 //! survives this process, needs no disk, and goes when the table goes.
 
 use super::Error;
+use super::differences::Difference;
 use super::ways::Routing;
 use crate::plan::nft::{FWMARK_ACCEPT, FWMARK_REFLECT4, FWMARK_REFLECT6};
 use crate::plan::{Plan, Port, Sysctl};
@@ -115,10 +116,13 @@ impl Needs {
         Ok(needs)
     }
 
-    /// What is not as the policy needs it, one line each.
-    pub fn differences(&self) -> Vec<String> {
-        let changes = self.changes.iter().map(|c| format!("{}: is {}, should be {}", c.name, c.from, c.to));
-        let returns = self.returns.iter().map(|s| format!("{}: no longer needed, was {}", s.name, s.before));
+    /// What is not as the policy needs it.
+    pub fn differences(&self) -> Vec<Difference> {
+        let of = |name, line| Difference { line, command: format!("sysctl {name}") };
+        let changes = self.changes.iter();
+        let changes = changes.map(|c| of(&c.name, format!("{}: is {}, should be {}", c.name, c.from, c.to)));
+        let returns = self.returns.iter();
+        let returns = returns.map(|s| of(&s.name, format!("{}: no longer needed, was {}", s.name, s.before)));
         changes.chain(returns).collect()
     }
 }

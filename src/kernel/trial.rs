@@ -3,7 +3,8 @@
 //! That it is on trial is a line in the table, beside the settings of before. To confirm is to take that line out; so
 //! whoever waits for it, whoever confirms and whoever else installs something need not know of one another.
 
-use super::commit::{self, Found, Outcome, install_by, observe};
+use super::commit::{Found, Outcome, install_by, observe};
+use super::differences::compare;
 use super::journal::{Act, Journal};
 use super::lock::Lock;
 use super::preflight::Early;
@@ -53,7 +54,7 @@ impl Trial {
         // Whose trial it is, and until when on the clock that does not stop while the machine sleeps.
         let line = format!("{TRIAL}until {} by {}", until.tv_sec, id());
         let names = names::read();
-        if commit::differences(policy)?.is_empty() {
+        if compare(policy)?.differences.is_empty() {
             return Ok(None);
         }
         match install_by(&mut journal, policy, Early::Refuse, &before, &foreign, Some(&line))? {
@@ -99,7 +100,8 @@ pub fn confirm() -> Result<(), Error> {
 }
 
 /// How long a trial still lasts, by its line; `None`: it is over, as when nobody was left to take it back.
-fn seconds_left(line: &str) -> Option<i64> {
+pub(super) fn seconds_left(line: &str) -> Option<u32> {
     let until: i64 = line.strip_prefix(TRIAL)?.strip_prefix("until ")?.split(' ').next()?.parse().ok()?;
-    Some(until - clock_gettime(ClockId::Boottime).tv_sec).filter(|left| *left > 0)
+    let left = until.checked_sub(clock_gettime(ClockId::Boottime).tv_sec)?;
+    u32::try_from(left).ok().filter(|left| *left > 0)
 }
