@@ -13,6 +13,8 @@ pub mod lines;
 pub mod plan;
 pub mod policy;
 pub mod source;
+pub mod status;
 pub mod trial;
 pub mod usage;
 pub mod waiting;
+pub mod watch;

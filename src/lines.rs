@@ -1,11 +1,12 @@
-//! Lines on standard error: what is logged, and why a run failed; and what a process that stays says of itself.
+//! Lines for whoever runs us: on standard error what is logged, why a run failed, and what a process that stays says of
+//! itself; on standard output what was asked for.
 
 use crate::kernel::notify::{mention, notify};
 use env_logger::Builder;
 use log::{Level, LevelFilter};
 use std::env::var;
 use std::fs::File;
-use std::io::{Write, stderr};
+use std::io::{Write, stderr, stdout};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 
@@ -19,6 +20,11 @@ pub fn log_there() {
             writeln!(to, "{}returnpath: {line}", prefix(record.level()))
         })
         .init();
+}
+
+/// What was asked for, on standard output. A reader that has gone, as `head` does, is no failure.
+pub fn print(text: &str) {
+    let _ = writeln!(stdout(), "{text}");
 }
 
 /// One line of an error. Where nobody can be told, the exit code has to do.

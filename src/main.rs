@@ -5,16 +5,13 @@ use returnpath::guard;
 use returnpath::init;
 use returnpath::kernel;
 use returnpath::kernel::commit::{self, Outcome};
-use returnpath::kernel::differences::compare;
 use returnpath::kernel::partition::Board;
-use returnpath::lines::{self, complain};
+use returnpath::lines::{self, complain, print};
 use returnpath::policy::Policy;
 use returnpath::source::{Source, policy};
-use returnpath::trial;
-use returnpath::usage;
 use returnpath::waiting::Waiting;
+use returnpath::{status, trial, usage, watch};
 use std::ffi::OsString;
-use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -71,12 +68,6 @@ fn command(arguments: &[OsString]) -> u8 {
 fn run(words: &[&str]) -> Result<u8, Failure> {
     let mut policy = policy();
     match words {
-        ["apply", rest @ ..] if rest.contains(&"--wait") => {
-            let rest: Vec<&str> = rest.iter().copied().filter(|word| *word != "--wait").collect();
-            let install = |name: &str, policy: &Policy| Waiting::install(name, policy, |_| ());
-            source("apply", &rest)?.first(&mut policy, install)?.stay(&policy)?;
-            Ok(0)
-        }
         ["apply", trial::WORK, seconds, rest @ ..] => {
             trial::work(seconds, &source("apply", rest)?, &mut policy)
         }
@@ -91,21 +82,25 @@ fn run(words: &[&str]) -> Result<u8, Failure> {
             Ok(0)
         }
         ["apply", rest @ ..] => {
-            let source = source("apply", rest)?;
+            let (wait, rest) = switch("--wait", rest);
+            let source = source("apply", &rest)?;
+            if wait {
+                let install = |name: &str, policy: &Policy| Waiting::install(name, policy, |_| ());
+                source.first(&mut policy, install)?.stay(&policy)?;
+                return Ok(0);
+            }
             let name = source.load(&mut policy)?;
             let outcome = commit::apply(&policy)?;
             log::info!("{name}: {}; {}", policy.count(), said(outcome, "in force", "in force already"));
             Ok(0)
         }
-        ["status", rest @ ..] => {
-            let source = source("status", rest)?;
-            let name = source.load(&mut policy)?;
-            let differences = compare(&policy)?.differences;
-            differences.iter().for_each(|difference| print(&difference.to_string()));
-            if differences.is_empty() {
-                print(&format!("the kernel is as {name} has it: {}", policy.count()));
+        [command @ ("status" | "watch"), rest @ ..] => {
+            let (json, rest) = switch("--json", rest);
+            let name = source(command, &rest)?.load(&mut policy)?;
+            match *command {
+                "status" => status::run(&name, &policy, json),
+                _ => watch::run(&name, &policy, json),
             }
-            Ok(if differences.is_empty() { 0 } else { exit::DIFFERS })
         }
         ["guard", rest @ ..] => {
             guard::run(&source("guard", rest)?, &mut policy)?;
@@ -164,9 +159,9 @@ fn source(command: &str, options: &[&str]) -> Result<Source, Failure> {
     }
 }
 
-/// A line for standard output. A reader that has gone, as `head` does, is no failure.
-fn print(line: &str) {
-    let _ = writeln!(std::io::stdout(), "{line}");
+/// Whether a switch is given, and the words without it.
+fn switch<'a>(word: &str, words: &[&'a str]) -> (bool, Vec<&'a str>) {
+    (words.contains(&word), words.iter().copied().filter(|other| *other != word).collect())
 }
 
 fn said(outcome: Outcome, changed: &'static str, unchanged: &'static str) -> &'static str {

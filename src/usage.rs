@@ -71,7 +71,12 @@ pub struct BootOption {
 /// Every command.
 pub const COMMANDS: &[Command] = &[
     Command { name: "apply", about: "install the policy: everything or nothing", rest: None },
-    Command { name: "status", about: "compare the kernel with the policy", rest: None },
+    Command {
+        name: "status",
+        about: "compare the kernel with the policy, and show what takes each path",
+        rest: None,
+    },
+    Command { name: "watch", about: "show connections as they take a path, and as they end", rest: None },
     Command { name: "confirm", about: "keep the policy that `apply --confirm` has put on trial", rest: None },
     Command { name: "guard", about: "install the policy, stay, and put back what is taken away", rest: None },
     Command { name: "remove", about: "take out everything that returnpath ever installed", rest: None },
@@ -87,7 +92,7 @@ pub const OPTIONS: &[Choice] = &[
     Choice {
         name: "policy",
         value: Some("FILE"),
-        commands: &["apply", "status", "guard"],
+        commands: &["apply", "status", "watch", "guard"],
         one_of: Some("source"),
         about: "take the policy from a file that `returnpath-board compile` made; - is standard input",
         details: "",
@@ -95,7 +100,7 @@ pub const OPTIONS: &[Choice] = &[
     Choice {
         name: "board",
         value: Some("DEVICE"),
-        commands: &["apply", "status", "guard"],
+        commands: &["apply", "status", "watch", "guard"],
         one_of: Some("source"),
         about: "take the policy from a board partition: PARTLABEL=<label>, a file, or - for standard input",
         details: "The newest of its slots that holds a usable policy counts. Standard input has to be a block device or a \
@@ -125,6 +130,14 @@ pub const OPTIONS: &[Choice] = &[
                   is in force; a process in a session of its own waits, and puts everything back as it was if nobody has \
                   confirmed by then. The kernel log tells of that. Any other apply, and remove, end the trial, too.",
     },
+    Choice {
+        name: "json",
+        value: None,
+        commands: &["status", "watch"],
+        one_of: None,
+        about: "print JSON, for machines",
+        details: "One object; of `watch` one for each line.",
+    },
 ];
 
 /// Every exit code.
@@ -138,7 +151,7 @@ pub const EXITS: &[Exit] = &[
     Exit { code: exit::USAGE, commands: &[], about: "wrong usage" },
     Exit {
         code: exit::NO_POLICY,
-        commands: &["apply", "status", "guard", "init"],
+        commands: &["apply", "status", "watch", "guard", "init"],
         about: "no usable policy",
     },
     Exit {
@@ -149,7 +162,7 @@ pub const EXITS: &[Exit] = &[
     Exit { code: exit::DIFFERS, commands: &["status"], about: "the kernel differs from the policy" },
     Exit {
         code: exit::NO_BOARD,
-        commands: &["apply", "status", "guard", "init"],
+        commands: &["apply", "status", "watch", "guard", "init"],
         about: "board device not found or not readable",
     },
 ];

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import gate
@@ -87,8 +87,14 @@ class Machine:
             self.batch(*lines)
         self.settle()
 
-    def settle(self) -> None:
+    @property
+    def descriptor(self) -> int:
+        """Of its network namespace; `ip` takes it as /proc/PID/fd/N."""
+        return self._net
+
+    def settle(self, ethernet: Iterable[str] = ()) -> None:
         """Waits until IPv6 has done what it does by itself once a port has carrier: addresses, and their routes."""
+        wanted_ports = set(ethernet) or self._ethernet
         deadline = time.monotonic() + 20  # a loaded machine
         while True:
             ports = json.loads(self.run("ip", "-j", "-6", "address", "show", "up"))
@@ -96,7 +102,7 @@ class Machine:
             wanted = [(port["ifname"], each["local"]) for port in ports for each in port.get("addr_info", ())]
             missing = [(port, each) for port, each in wanted if f"local {each} dev {port} " not in routes]
             link_local = {port for port, each in wanted if each.startswith("fe80:")}
-            if not missing and link_local >= self._ethernet:
+            if not missing and link_local >= wanted_ports:
                 return
             if time.monotonic() > deadline:
                 raise RuntimeError(f"IPv6 does not settle: {wanted}\n{routes}")
