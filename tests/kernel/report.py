@@ -189,6 +189,9 @@ def healthy(bench: Bench) -> None:
         network.udp()
         network.echo(4)
         network.echo(6)
+        for port, mark in ((1, 0x3), (2, 0xAB03), (3, 0x4), (4, 0)):  # two of the other path, two of none
+            ends = ["-s", "192.0.2.1", "-d", "192.0.2.2", "--sport", str(port), "--dport", "7"]
+            host.run("conntrack", "-I", "-p", "udp", "-t", "60", *ends, "-m", str(mark))
         text, found = status(bench, host, image)
         require(text.endswith(f"the kernel is as {image} has it: 2 paths\n"), text)
         require(all(len(line) <= 80 for line in text.splitlines()[:-1]), text)
@@ -198,7 +201,7 @@ def healthy(bench: Bench) -> None:
         router2, other = found["paths"]
         tracked = host.run("conntrack", "-L", "--mark", "2/255").splitlines()
         require(
-            (router2["connections_live"], other["connections_live"]) == (len(tracked), 0) == (5, 0), (text, tracked)
+            (router2["connections_live"], other["connections_live"]) == (len(tracked), 2) == (5, 2), (text, tracked)
         )
         neighbours = {each["dst"]: each for each in json.loads(host.run("ip", "-j", "neigh"))}
         for hop, gateway in zip(router2["next_hops"], ROUTER, strict=True):
