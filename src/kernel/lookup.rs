@@ -1,12 +1,13 @@
 //! Where the kernel finds an address: a route lookup (`man 7 rtnetlink`).
 
 use super::Error;
-use super::netlink::{Message, u32_at};
-use super::ways::{RTA_GATEWAY, RTA_OIF, RTM_GETROUTE, RTM_NEWROUTE, Routing, emitted, find};
+use super::netlink::{Message, put, u32_at};
+use super::ways::{RTA_GATEWAY, RTA_OIF, RTM_GETROUTE, RTM_NEWROUTE, Routing, address, find, number};
+use crate::plan::ways::Family;
 use crate::policy::Name;
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use rtnetlink::RouteMessageBuilder;
+use core::net::IpAddr;
 
+const RTA_DST: u16 = 1;
 /// In a lookup's flags: answer with the route that matched (`linux/rtnetlink.h`, since 4.13).
 const RTM_F_FIB_MATCH: u32 = 0x2000;
 /// Who makes the route to a port's own network: the kernel with the address, a router advertisement, a DHCP client
@@ -14,41 +15,75 @@ const RTM_F_FIB_MATCH: u32 = 0x2000;
 pub(super) const CONNECTED: [u8; 3] = [2, 9, 16];
 const RTN_LOCAL: u8 = 2;
 
+/// The route that matched an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Way {
+    /// What it does with packets (`RTN_*`).
+    kind: u8,
+    /// Who made it (`RTPROT_*`).
+    protocol: u8,
+    /// Bits of the address that it asks for: 0 where it is a default route,
+    prefix: u8,
+    /// and all of them where it is for this address alone.
+    pub is_host: bool,
+    /// The router that it goes by.
+    pub gateway: Option<IpAddr>,
+    /// The number of its port; 0 where it has none, or several.
+    pub port: u32,
+}
+
+impl Way {
+    /// Whether it leads to this host itself.
+    pub fn is_local(&self) -> bool {
+        self.kind == RTN_LOCAL
+    }
+}
+
 impl Routing {
     /// The port on whose link the kernel finds an address, without any mark. `None` where there is none, or another
     /// router is between: adding a route through it will be refused, with the kernel's own reason.
     pub fn port_towards(&mut self, gateway: IpAddr) -> Result<Option<Name>, Error> {
-        let mut payload = match gateway {
-            IpAddr::V4(a) => {
-                emitted(&RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(a, 32).build())
-            }
-            IpAddr::V6(a) => {
-                emitted(&RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(a, 128).build())
-            }
-        };
-        payload[4..8].fill(0); // struct rtmsg: a lookup takes no table, protocol, scope or type
-        payload[8..12].copy_from_slice(&RTM_F_FIB_MATCH.to_ne_bytes());
-        let Ok(answer) = self.socket.ask(&Message { kind: RTM_GETROUTE, flags: 0, payload }) else {
-            return Ok(None);
-        };
-        let route = answer.iter().find(|m| m.kind == RTM_NEWROUTE);
-        if route.is_some_and(|m| m.payload.get(7) == Some(&RTN_LOCAL)) {
+        let Some(way) = self.way_to(gateway, None) else { return Ok(None) };
+        if way.is_local() {
             return Err(Error::new(format!(
                 "gateway {gateway}: it is an address of this host; name the router's"
             )));
         }
-        let length = if gateway.is_ipv4() { 32 } else { 128 };
-        let is_link = |message: &[u8]| {
-            let (prefix, protocol) =
-                (message.get(1).copied().unwrap_or(0), message.get(5).copied().unwrap_or(0));
-            // A default route by a tunnel matches every address.
-            prefix > 0 && (!self.only_connected || prefix == length || CONNECTED.contains(&protocol))
-        };
-        let route = route.filter(|m| is_link(&m.payload)).and_then(|m| m.payload.get(12..));
-        let on_link = route.filter(|attributes| find(attributes, RTA_GATEWAY).is_none());
-        match on_link.and_then(|attributes| find(attributes, RTA_OIF)).and_then(|oif| u32_at(oif, 0)) {
-            Some(index) => Ok(self.link_at(index)?.map(|link| link.name)),
-            None => Ok(None),
+        // A default route by a tunnel matches every address.
+        let is_link = way.prefix > 0
+            && (!self.only_connected || way.is_host || CONNECTED.contains(&way.protocol))
+            && way.gateway.is_none();
+        match way.port {
+            1.. if is_link => Ok(self.link_at(way.port)?.map(|link| link.name)),
+            _ => Ok(None),
         }
+    }
+
+    /// The route that packets without a mark take to an address; by a certain port, if one is given. `None` where there
+    /// is none.
+    pub fn way_to(&mut self, destination: IpAddr, port: Option<u32>) -> Option<Way> {
+        let mut payload = vec![0; 12]; // struct rtmsg
+        let (family, bytes) = match destination {
+            IpAddr::V4(address) => (Family::V4, address.octets().to_vec()),
+            IpAddr::V6(address) => (Family::V6, address.octets().to_vec()),
+        };
+        let length = 8 * bytes.len() as u8;
+        (payload[0], payload[1]) = (number(family), length);
+        payload[8..12].copy_from_slice(&RTM_F_FIB_MATCH.to_ne_bytes());
+        put(&mut payload, RTA_DST, &bytes);
+        if let Some(port) = port {
+            put(&mut payload, RTA_OIF, &port.to_ne_bytes());
+        }
+        let answer = self.socket.ask(&Message { kind: RTM_GETROUTE, flags: 0, payload }).ok()?;
+        let route = &answer.iter().find(|message| message.kind == RTM_NEWROUTE)?.payload;
+        let (&[_, prefix, _, _, _, protocol, _, kind], attributes) = (route.first_chunk()?, route.get(12..)?);
+        Some(Way {
+            kind,
+            protocol,
+            prefix,
+            is_host: prefix == length,
+            gateway: find(attributes, RTA_GATEWAY).and_then(address),
+            port: find(attributes, RTA_OIF).and_then(|port| u32_at(port, 0)).unwrap_or(0),
+        })
     }
 }

@@ -363,7 +363,8 @@ fn parse_link(message: &[u8]) -> Option<Link> {
     })
 }
 
-fn address(bytes: &[u8]) -> Option<IpAddr> {
+/// An address of either family, by its length.
+pub(super) fn address(bytes: &[u8]) -> Option<IpAddr> {
     match bytes.len() {
         4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
         _ => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
@@ -428,7 +429,7 @@ pub(super) fn number(family: Family) -> u8 {
     }
 }
 
-pub(super) fn emitted(message: &impl Emitable) -> Vec<u8> {
+fn emitted(message: &impl Emitable) -> Vec<u8> {
     let mut bytes = vec![0; message.buffer_len()];
     message.emit(&mut bytes);
     bytes
