@@ -2,6 +2,7 @@
 //! that router. The way of the data, and the rooms it goes through, are in ARCHITECTURE.md.
 
 pub mod board;
+pub mod check;
 pub mod exit;
 #[cfg(feature = "host")]
 pub mod graph;

@@ -10,7 +10,7 @@ use returnpath::lines::{self, complain, print};
 use returnpath::policy::Policy;
 use returnpath::source::{Source, policy};
 use returnpath::waiting::Waiting;
-use returnpath::{status, trial, usage, watch};
+use returnpath::{check, status, trial, usage, watch};
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
@@ -83,6 +83,12 @@ fn run(words: &[&str]) -> Result<u8, Failure> {
         }
         ["apply", rest @ ..] => {
             let (wait, rest) = switch("--wait", rest);
+            let (is_strict, rest) = switch("--strict", &rest);
+            if wait && is_strict {
+                let line =
+                    "apply: --strict and --wait exclude one another; run `returnpath check --strict` first";
+                return Err(Failure::new(exit::USAGE, line));
+            }
             let source = source("apply", &rest)?;
             if wait {
                 let install = |name: &str, policy: &Policy| Waiting::install(name, policy, |_| ());
@@ -90,14 +96,22 @@ fn run(words: &[&str]) -> Result<u8, Failure> {
                 return Ok(0);
             }
             let name = source.load(&mut policy)?;
+            if is_strict {
+                commit::insist(&policy)?;
+            }
             let outcome = commit::apply(&policy)?;
             log::info!("{name}: {}; {}", policy.count(), said(outcome, "in force", "in force already"));
             Ok(0)
         }
-        [command @ ("status" | "watch"), rest @ ..] => {
-            let (json, rest) = switch("--json", rest);
+        [command @ ("check" | "status" | "watch"), rest @ ..] => {
+            let (is_strict, rest) = match *command {
+                "check" => switch("--strict", rest),
+                _ => (false, rest.to_vec()),
+            };
+            let (json, rest) = switch("--json", &rest);
             let name = source(command, &rest)?.load(&mut policy)?;
             match *command {
+                "check" => Ok(check::run(&name, &policy, is_strict, json)),
                 "status" => status::run(&name, &policy, json),
                 _ => watch::run(&name, &policy, json),
             }
@@ -136,6 +150,12 @@ fn take<'a>(option: &str, words: &[&'a str]) -> Result<(&'a str, Vec<&'a str>), 
             Err(Failure::new(exit::USAGE, format!("{option}: it takes a value; see `returnpath --help`")))
         }
     }
+}
+
+/// Whether a switch is given, and the other words.
+fn switch<'a>(switch: &str, words: &[&'a str]) -> (bool, Vec<&'a str>) {
+    let rest: Vec<&str> = words.iter().copied().filter(|word| *word != switch).collect();
+    (rest.len() < words.len(), rest)
 }
 
 /// Where a command shall take the policy from.

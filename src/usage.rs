@@ -71,6 +71,7 @@ pub struct BootOption {
 /// Every command.
 pub const COMMANDS: &[Command] = &[
     Command { name: "apply", about: "install the policy: everything or nothing", rest: None },
+    Command { name: "check", about: "say what would break the policy, and change nothing", rest: None },
     Command {
         name: "status",
         about: "compare the kernel with the policy, and show what takes each path",
@@ -92,7 +93,7 @@ pub const OPTIONS: &[Choice] = &[
     Choice {
         name: "policy",
         value: Some("FILE"),
-        commands: &["apply", "status", "watch", "guard"],
+        commands: &["apply", "check", "status", "watch", "guard"],
         one_of: Some("source"),
         about: "take the policy from a file that `returnpath-board compile` made; - is standard input",
         details: "",
@@ -100,13 +101,23 @@ pub const OPTIONS: &[Choice] = &[
     Choice {
         name: "board",
         value: Some("DEVICE"),
-        commands: &["apply", "status", "watch", "guard"],
+        commands: &["apply", "check", "status", "watch", "guard"],
         one_of: Some("source"),
         about: "take the policy from a board partition: PARTLABEL=<label>, a file, or - for standard input",
         details: "The newest of its slots that holds a usable policy counts. Standard input has to be a block device or a \
                   plain file; whoever is given it open needs no access to the device. Without this option and without \
                   --policy, the board is what returnpath.board= on the kernel command line says, or else \
                   PARTLABEL=returnpath.",
+    },
+    Choice {
+        name: "strict",
+        value: None,
+        commands: &["apply", "check"],
+        one_of: None,
+        about: "take each warning of `check` for a refusal",
+        details: "With `apply` nothing is changed then; a policy that is in force already is none to refuse. It does not go \
+                  with --wait, since what starts before the network shall not wait for other programs, nor with --confirm: \
+                  run `returnpath check --strict` before that.",
     },
     Choice {
         name: "wait",
@@ -133,7 +144,7 @@ pub const OPTIONS: &[Choice] = &[
     Choice {
         name: "json",
         value: None,
-        commands: &["status", "watch"],
+        commands: &["check", "status", "watch"],
         one_of: None,
         about: "print JSON, for machines",
         details: "One object; of `watch` one for each line.",
@@ -151,18 +162,18 @@ pub const EXITS: &[Exit] = &[
     Exit { code: exit::USAGE, commands: &[], about: "wrong usage" },
     Exit {
         code: exit::NO_POLICY,
-        commands: &["apply", "status", "watch", "guard", "init"],
+        commands: &["apply", "check", "status", "watch", "guard", "init"],
         about: "no usable policy",
     },
     Exit {
         code: exit::REFUSED,
         commands: &[],
-        about: "the kernel refused, and everything is as it was before",
+        about: "the kernel refused (`check`: would refuse), and everything is as it was before",
     },
     Exit { code: exit::DIFFERS, commands: &["status"], about: "the kernel differs from the policy" },
     Exit {
         code: exit::NO_BOARD,
-        commands: &["apply", "status", "watch", "guard", "init"],
+        commands: &["apply", "check", "status", "watch", "guard", "init"],
         about: "board device not found or not readable",
     },
 ];

@@ -6,9 +6,10 @@
 //! something inert, and the next run makes it whole.
 
 use super::differences::Difference;
+use super::differences::compare;
 use super::journal::{Act, Journal};
 use super::lock::{Lock, is_guarded};
-use super::preflight::Early;
+use super::preflight::{Early, Finding};
 use super::ruleset::Ruleset;
 use super::sysctl::{self, Change, Needs, Setting};
 use super::ways::{ForeignRule, Routing};
@@ -68,6 +69,36 @@ pub fn apply(policy: &Policy) -> Result<Outcome, Error> {
         Found::Ours(installed) => installed.outcome(),
         Found::Other => Outcome::Unchanged, // not reachable, as below
     })
+}
+
+/// Refuses a policy of which [`check`] would warn, unless it is in force already.
+///
+/// # Errors
+/// The first finding.
+pub fn insist(policy: &Policy) -> Result<(), Error> {
+    match compare(policy)?.differences.is_empty() {
+        true => Ok(()),
+        false => preflight::heed(check(policy), true).map(drop),
+    }
+}
+
+/// Looks for what is in the way of a policy, and changes nothing.
+pub fn check(policy: &Policy) -> Vec<Finding> {
+    let examine = || {
+        let mut journal = Journal::open()?;
+        let (there, foreign) = observe(&mut journal)?;
+        let plan = plan(policy, &there.ways, &mut journal.routing)?;
+        let mut findings = preflight::foresee(policy, &plan, &foreign, &mut journal.routing)?;
+        findings.extend(preflight::look(
+            policy,
+            &plan,
+            there.table.is_empty(),
+            &foreign,
+            &mut journal.routing,
+        ));
+        Ok(findings)
+    };
+    examine().unwrap_or_else(|error: Error| vec![preflight::refusal("refused", error.to_string())])
 }
 
 /// As [`apply`], at a time when ports and addresses may still come: what can not be used yet is left out, and returned
@@ -150,11 +181,14 @@ pub(super) fn install_by(
     let mut differences = target.differences(before);
     differences.extend(needs.differences());
     if !differences.is_empty() {
+        let warnings =
+            preflight::before(early, policy, &plan, before.table.is_empty(), foreign, &mut journal.routing)?;
         match change(journal, &plan, before, &mut target, &needs, early) {
             Ok(late) => awaited.extend(late),
             Err(error) => return Err(journal.undo(error, &before.ways)),
         }
         flush_route_cache(&target.ways, journal);
+        preflight::log(&warnings);
         warn_of_new_marks(&before.table, &target.table);
         for Change { name, from, to } in &needs.changes {
             log::info!("{name}: {from} → {to}, until `remove`");

@@ -5,7 +5,7 @@ use super::netlink::{Message, put, u32_at};
 use super::ways::{RTA_GATEWAY, RTA_OIF, RTM_GETROUTE, RTM_NEWROUTE, Routing, address, find, number};
 use crate::plan::ways::Family;
 use crate::policy::Name;
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 const RTA_DST: u16 = 1;
 /// In a lookup's flags: answer with the route that matched (`linux/rtnetlink.h`, since 4.13).
@@ -13,6 +13,7 @@ const RTM_F_FIB_MATCH: u32 = 0x2000;
 /// Who makes the route to a port's own network: the kernel with the address, a router advertisement, a DHCP client
 /// (`RTPROT_KERNEL`, `_RA`, `_DHCP`, `linux/rtnetlink.h`).
 pub(super) const CONNECTED: [u8; 3] = [2, 9, 16];
+const RTN_UNICAST: u8 = 1;
 const RTN_LOCAL: u8 = 2;
 
 /// The route that matched an address.
@@ -85,5 +86,14 @@ impl Routing {
             gateway: find(attributes, RTA_GATEWAY).and_then(address),
             port: find(attributes, RTA_OIF).and_then(|port| u32_at(port, 0)).unwrap_or(0),
         })
+    }
+
+    /// The route that everything takes for which there is no other: that to an address which nobody has (RFC 5737, 3849).
+    pub fn default_way(&mut self, family: Family) -> Option<Way> {
+        let nobody = match family {
+            Family::V4 => Ipv4Addr::new(192, 0, 2, 1).into(),
+            Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
+        };
+        self.way_to(nobody, None).filter(|way| way.kind == RTN_UNICAST)
     }
 }

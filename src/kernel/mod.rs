@@ -21,7 +21,7 @@ pub mod news;
 pub mod notify;
 pub mod partition;
 pub mod ports;
-mod preflight;
+pub mod preflight;
 mod ruleset;
 pub mod signals;
 mod sysctl;

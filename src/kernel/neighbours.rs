@@ -1,7 +1,7 @@
 //! The neighbour table: which link-layer address an IP address has (`man 7 rtnetlink`; `linux/neighbour.h`).
 
-use super::netlink::{Message, put, u16_at};
-use super::ways::{NLM_F_CREATE, Routing, SEE_LOG, find, number};
+use super::netlink::{Message, put, u16_at, u32_at};
+use super::ways::{NLM_F_CREATE, Routing, SEE_LOG, address, find, number};
 use super::{Error, refused};
 use crate::plan::ways::Family;
 use crate::policy::Mac;
@@ -24,6 +24,17 @@ pub struct Neighbour {
     pub mac: Option<Mac>,
     /// What the kernel thinks of it.
     pub state: NeighbourState,
+}
+
+/// A neighbour whose MAC is known, and where it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known {
+    /// Its address.
+    pub address: IpAddr,
+    /// The number of its port.
+    pub port: u32,
+    /// Its MAC.
+    pub mac: Mac,
 }
 
 /// The state of an entry (`NUD_*`, `linux/neighbour.h`), displayed as `ip neigh` says it.
@@ -110,6 +121,19 @@ impl Routing {
         }
     }
 
+    /// The known neighbours that count. Nobody is asked who is not known already.
+    ///
+    /// # Errors
+    /// The kernel does not list them.
+    pub fn neighbours(&mut self, counts: impl Fn(&Known) -> bool) -> Result<Vec<Known>, Error> {
+        let all = Message { kind: RTM_GETNEIGH, flags: 0, payload: vec![0; NDMSG] };
+        let mut found = Vec::new();
+        self.socket
+            .stream(&all, |message| found.extend(known(message).filter(&counts)))
+            .map_err(|refusal| refused(format_args!("neighbours: cannot list them"), &refusal, SEE_LOG))?;
+        Ok(found)
+    }
+
     /// Has the kernel resolve an address, as a packet to it would. An entry that has a link-layer address is left
     /// alone: this takes away what an administrator or a routing daemon has set (`neigh_add`, `net/core/neighbour.c`).
     ///
@@ -159,6 +183,15 @@ fn parse(message: &[u8]) -> Option<Neighbour> {
     })
 }
 
+fn known(message: &[u8]) -> Option<Known> {
+    let neighbour = parse(message).filter(Neighbour::is_resolved)?;
+    Some(Known {
+        address: find(message.get(NDMSG..)?, NDA_DST).and_then(address)?,
+        port: u32_at(message, 4)?,
+        mac: neighbour.mac?,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -173,6 +206,10 @@ mod tests {
         let neighbour = parse(&message).unwrap();
         assert_eq!(neighbour.mac, Some(Mac([2, 0, 0, 0, 0, 1])));
         assert_eq!(neighbour.state.to_string(), "STALE");
+        let (address, mac) = (IpAddr::from([10, 0, 0, 2]), Mac([2, 0, 0, 0, 0, 1]));
+        assert_eq!(known(&message), Some(Known { address, port: 7, mac }));
+        message[8] = 0x20;
+        assert_eq!(known(&message), None); // it has failed
     }
 
     #[test]
@@ -186,7 +223,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_break_the_reader(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
-            let _ = parse(&bytes);
+            let _ = (parse(&bytes), known(&bytes));
         }
     }
 }

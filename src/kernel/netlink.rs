@@ -13,6 +13,7 @@ const NLM_F_DUMP_INTR: u16 = 0x10;
 const NLM_F_CAPPED: u16 = 0x100;
 const NLM_F_ACK_TLVS: u16 = 0x200;
 const NLMSGERR_ATTR_MSG: u16 = 1;
+const NLMSGERR_ATTR_OFFS: u16 = 2;
 /// Flag of an attribute that holds attributes.
 pub const NESTED: u16 = 0x8000;
 /// Bits of an attribute's type that are not its number (`linux/netlink.h`).
@@ -54,6 +55,8 @@ pub struct Refusal {
     pub words: String,
     /// The message of a batch that was refused, counted from 0.
     pub index: usize,
+    /// The attribute that was refused, counted in bytes from where the message's payload begins.
+    pub offset: Option<usize>,
     /// The message went out and its answer did not come in: the kernel may have done what it said.
     pub is_lost: bool,
 }
@@ -64,6 +67,7 @@ impl From<io::Error> for Refusal {
             errno: error.raw_os_error().unwrap_or(libc::EIO),
             words: String::new(),
             index: 0,
+            offset: None,
             is_lost: false,
         }
     }
@@ -149,6 +153,33 @@ impl Socket {
 
     /// Sends an nfnetlink batch: all of it, or nothing.
     pub fn batch(&mut self, messages: &[Message]) -> Result<(), Refusal> {
+        let (begin, last) = self.send_batch(messages, true)?;
+        // Since 6.10 begin and end are acknowledged as well; an error for any message ends it.
+        self.answers(begin, last, &mut |_, _| ()).map(drop)
+    }
+
+    /// Sends an nfnetlink batch without its end, so that nothing is done: the kernel only says which messages it would
+    /// refuse (as `nft --check` has it).
+    pub fn rehearse(&mut self, messages: &[Message]) -> Result<Vec<Refusal>, Refusal> {
+        let (begin, last) = self.send_batch(messages, false)?;
+        let mut refused: Vec<Refusal> = Vec::new();
+        loop {
+            match self.answers(begin, last, &mut |_, _| ()) {
+                Ok(_) => return Ok(refused),
+                // They were too many to be told.
+                Err(refusal) if refusal.is_lost && !refused.is_empty() => return Ok(refused),
+                // Without the first message none of the others makes sense, and the batch as such has its number as well.
+                Err(refusal) if refusal.index == 0 || refusal.is_lost => return Err(refusal),
+                Err(refusal) => refused.push(refusal),
+            }
+            if refused.last().is_some_and(|refusal| refusal.index + 1 == messages.len()) {
+                return Ok(refused); // the last one, which is not acknowledged any more
+            }
+        }
+    }
+
+    /// Sends a batch; without its end the kernel does nothing of it. Returns the numbers of its first and last message.
+    fn send_batch(&mut self, messages: &[Message], has_end: bool) -> io::Result<(u32, u32)> {
         // linux/netfilter/nfnetlink.h: NFNL_MSG_BATCH_BEGIN, _END; the header's res_id is the subsystem.
         let edge =
             |kind| Message { kind, flags: 0, payload: vec![0, 0, 0, libc::NFNL_SUBSYS_NFTABLES as u8] };
@@ -159,12 +190,13 @@ impl Socket {
             bytes.extend(self.framed(message, if is_last { NLM_F_ACK } else { 0 }));
         }
         let last = self.sequence;
-        bytes.extend(self.framed(&edge(libc::NFNL_MSG_BATCH_END as u16), 0));
+        if has_end {
+            bytes.extend(self.framed(&edge(libc::NFNL_MSG_BATCH_END as u16), 0));
+        }
         // The whole batch is one datagram, whatever its size. (Privileged, and a refusal shows in the send.)
         let _ = self.option(libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &(bytes.len() as i32 * 2));
         self.send(&bytes)?;
-        // Since 6.10 begin and end are acknowledged as well; an error for any message ends it.
-        self.answers(begin, last, &mut |_, _| ()).map(drop)
+        Ok((begin, last))
     }
 
     fn send(&self, bytes: &[u8]) -> io::Result<()> {
@@ -279,10 +311,11 @@ fn refusal(header: &Header, payload: &[u8]) -> Refusal {
         (_, false) => 4 + u32_at(payload, 4).unwrap_or(0) as usize,
     };
     let tail = payload.get(quoted..).filter(|_| header.flags & NLM_F_ACK_TLVS != 0).unwrap_or(&[]);
-    let words = attributes(tail).find(|(kind, _)| *kind == NLMSGERR_ATTR_MSG);
-    let words =
-        words.map_or(String::new(), |(_, text)| String::from_utf8_lossy(text).trim_end_matches('\0').into());
-    Refusal { errno, words, index: 0, is_lost: false }
+    let of = |wanted| attributes(tail).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    let words = of(NLMSGERR_ATTR_MSG)
+        .map_or(String::new(), |text| String::from_utf8_lossy(text).trim_end_matches('\0').into());
+    let offset = of(NLMSGERR_ATTR_OFFS).and_then(|at| u32_at(at, 0)?.checked_sub(HEADER as u32));
+    Refusal { errno, words, index: 0, offset: offset.map(|at| at as usize), is_lost: false }
 }
 
 /// The attributes in a stretch of bytes: number and payload. Ends where the rest makes no sense.

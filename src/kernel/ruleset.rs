@@ -16,7 +16,7 @@ const DELRULE: u16 = SUBSYSTEM | libc::NFT_MSG_DELRULE as u16;
 const DELSET: u16 = SUBSYSTEM | libc::NFT_MSG_DELSET as u16;
 const DELSETELEM: u16 = SUBSYSTEM | libc::NFT_MSG_DELSETELEM as u16;
 const DELCHAIN: u16 = SUBSYSTEM | libc::NFT_MSG_DELCHAIN as u16;
-const NEWCHAIN: u16 = SUBSYSTEM | libc::NFT_MSG_NEWCHAIN as u16;
+pub(super) const NEWCHAIN: u16 = SUBSYSTEM | libc::NFT_MSG_NEWCHAIN as u16;
 pub(super) const GETCHAIN: u16 = SUBSYSTEM | libc::NFT_MSG_GETCHAIN as u16;
 const NEWRULE: u16 = SUBSYSTEM | libc::NFT_MSG_NEWRULE as u16;
 pub(super) const GETRULE: u16 = SUBSYSTEM | libc::NFT_MSG_GETRULE as u16;
@@ -52,7 +52,7 @@ pub(super) const DATA_VALUE: u16 = 1;
 pub(super) const DATA_VERDICT: u16 = 2;
 pub(super) const VERDICT_CHAIN: u16 = 2;
 pub(super) const TABLE_USERDATA: u16 = 6;
-const RULE_EXPRESSIONS: u16 = 4;
+pub(super) const RULE_EXPRESSIONS: u16 = 4;
 pub(super) const RULE_USERDATA: u16 = 7;
 
 /// The messages that make our table, in order: table, counters, sets, chains, elements, rules.

@@ -14,7 +14,7 @@ use rtnetlink::RouteMessageBuilder;
 
 /// A link has changed, or shall (`linux/rtnetlink.h`).
 pub const RTM_NEWLINK: u16 = 16;
-const RTM_GETLINK: u16 = 18;
+pub(super) const RTM_GETLINK: u16 = 18;
 pub(super) const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 pub(super) const RTM_GETROUTE: u16 = 26;
@@ -40,14 +40,14 @@ const IP6_RT_PRIO_USER: u32 = 1024;
 const RTNH_F_ONLINK: u8 = 4;
 const RTN_UNICAST: u8 = 1;
 const RTN_UNREACHABLE: u8 = 7;
-const FIB_RULE_INVERT: u32 = 2;
-const FRA_PRIORITY: u16 = 6;
-const FRA_FWMARK: u16 = 10;
-const FRA_SUPPRESS_PREFIXLEN: u16 = 14;
-const FRA_TABLE: u16 = 15;
-const FRA_FWMASK: u16 = 16;
-const FRA_PROTOCOL: u16 = 21;
-const FR_ACT_TO_TBL: u8 = 1;
+pub(super) const FIB_RULE_INVERT: u32 = 2;
+pub(super) const FRA_PRIORITY: u16 = 6;
+pub(super) const FRA_FWMARK: u16 = 10;
+pub(super) const FRA_SUPPRESS_PREFIXLEN: u16 = 14;
+pub(super) const FRA_TABLE: u16 = 15;
+pub(super) const FRA_FWMASK: u16 = 16;
+pub(super) const FRA_PROTOCOL: u16 = 21;
+pub(super) const FR_ACT_TO_TBL: u8 = 1;
 
 /// A port, as the kernel knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +83,8 @@ pub struct ForeignRule {
     pub mark: (u32, u32),
     /// The table that it looks up; 0 without any.
     pub table: u32,
+    /// All of it, as the kernel says it (`struct fib_rule_hdr` and attributes).
+    pub message: Vec<u8>,
 }
 
 impl Routing {
@@ -348,7 +350,13 @@ fn parse_rule(family: Family, message: &[u8]) -> Option<Found> {
         && attributes(rest).all(is_plain);
     Some(match is_ours {
         true => Found::Ours(Rule { family, priority, mark, mask, table }),
-        false => Found::Foreign(ForeignRule { family, priority, mark: (mark, mask), table }),
+        false => Found::Foreign(ForeignRule {
+            family,
+            priority,
+            mark: (mark, mask),
+            table,
+            message: message.into(),
+        }),
     })
 }
 

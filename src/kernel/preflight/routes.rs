@@ -1,9 +1,11 @@
-//! What can be refused before anything has been changed.
+//! Routes and rules of ours that can be refused before anything has been changed.
 
-use super::Error;
-use super::ways::{ForeignRule, Routing};
+use super::{Finding, refusal, warning};
+use crate::kernel::Error;
+use crate::kernel::ways::{ForeignRule, Routing};
 use crate::plan::Plan;
 use crate::plan::ways::{Next, Route, Rule};
+use crate::policy::Policy;
 
 /// What is done about a next hop or a port that can not be used yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +71,49 @@ pub fn check_ports(plan: &mut Plan, early: Early, routing: &mut Routing) -> Resu
         }
     }
     Ok(awaited)
+}
+
+/// What `apply` would be refused for, or would have to wait for.
+pub fn foresee(
+    policy: &Policy,
+    plan: &Plan,
+    foreign: &[ForeignRule],
+    routing: &mut Routing,
+) -> Result<Vec<Finding>, Error> {
+    let mut findings = Vec::new();
+    findings.extend(
+        check_ownership(plan, foreign, routing).err().map(|error| refusal("taken", error.to_string())),
+    );
+    for route in &plan.ways.routes {
+        let result = check_port(route, Early::Refuse, routing).and_then(|()| check_gateway(route, routing));
+        findings.extend(result.err().map(|error| refusal("next-hop", error.to_string())));
+    }
+    for port in policy.paths.iter().flat_map(|path| &path.ingress) {
+        if routing.link(port)?.is_none() {
+            let line = format!("port {port}: it is not there; run `returnpath apply` again once it is");
+            findings.push(warning("port-missing", line));
+        }
+    }
+    Ok(findings)
+}
+
+/// A next hop has to be somebody else, and on a link. The kernel asks the same when it is given the route.
+fn check_gateway(route: &Route, routing: &mut Routing) -> Result<(), Error> {
+    let Next::Gateway { address, device, onlink } = &route.next else { return Ok(()) };
+    let port = match device {
+        Some(device) => routing.link(device)?.map(|link| link.index),
+        None => None,
+    };
+    let reason = match routing.way_to(*address, port) {
+        Some(way) if way.is_local() => "it is an address of this host; name the router's",
+        // A route to this very address by another router counts less than the port's own network.
+        Some(way) if *onlink || way.gateway.is_none() || way.is_host => return Ok(()),
+        None if *onlink => return Ok(()),
+        _ => {
+            "it is not on a link; bring its port up with an address that covers it, or set `device` and `onlink`"
+        }
+    };
+    Err(Error::new(format!("gateway {address}: {reason}")))
 }
 
 fn check_port(route: &Route, early: Early, routing: &mut Routing) -> Result<(), Error> {
