@@ -179,11 +179,6 @@ fn source(command: &str, options: &[&str]) -> Result<Source, Failure> {
     }
 }
 
-/// Whether a switch is given, and the words without it.
-fn switch<'a>(word: &str, words: &[&'a str]) -> (bool, Vec<&'a str>) {
-    (words.contains(&word), words.iter().copied().filter(|other| *other != word).collect())
-}
-
 fn said(outcome: Outcome, changed: &'static str, unchanged: &'static str) -> &'static str {
     match outcome {
         Outcome::Changed => changed,

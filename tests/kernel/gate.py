@@ -73,6 +73,10 @@ class Call:
         with open(f"/proc/{self.pid}/mem", "rb", buffering=0) as memory:
             return os.pread(memory.fileno(), length, address)
 
+    def overwrite(self, address: int, data: bytes) -> None:
+        with open(f"/proc/{self.pid}/mem", "r+b", buffering=0) as memory:
+            os.pwrite(memory.fileno(), data, address)
+
     def text(self, address: int) -> str:
         page = 4096 - address % 4096  # a string may end just before memory that is not there
         found = self.memory(address, page)

@@ -323,6 +323,8 @@ class Programs:
 def missing_packages() -> list[str]:
     packages = {
         "ip": "iproute2",
+        "iptables-legacy": "iptables",
+        "iptables-nft": "iptables",
         "mount": "mount",
         "nft": "nftables",
         "setpriv": "util-linux",
