@@ -1,12 +1,15 @@
 # The reverse-path filter of the NixOS firewall looks at a packet before it can have a mark. It drops what came in
 # through a declared router, unless the default route leads there as well; so it is told to let that pass.
 # Sources in `local_networks` are filtered as ever. Where it can not be told (the routers are those of a partition, or
-# firewalld is the backend), it may not be strict.
+# one is known by a MAC that is learned and by no port, or firewalld is the backend), it may not be strict.
 { config, lib, ... }:
 let
   cfg = config.services.returnpath;
   firewall = config.networking.firewall;
-  isKnown = cfg.board.device == null && firewall.backend != "firewalld";
+  isKnown =
+    cfg.board.device == null
+    && firewall.backend != "firewalld"
+    && lib.all (path: (frames path).ports != [ ] || (frames path).macs != [ ]) paths;
   isFiltered = cfg.enable && firewall.enable && firewall.checkReversePath != false && isKnown;
 
   isIpv6 = lib.hasInfix ":";
@@ -29,14 +32,30 @@ let
     }
   ];
   paths = lib.attrValues cfg.settings.paths;
+
+  # What tells a router's frames when the system is built. Which MAC `auto` takes is not known then: its port is.
+  frames =
+    path:
+    if lib.elem "auto" path.source_macs then
+      {
+        ports =
+          if path.ingress != [ ] then path.ingress else lib.optional (path.device != null) path.device;
+        macs = [ ];
+      }
+    else
+      {
+        ports = path.ingress;
+        macs = path.source_macs;
+      };
   set = values: "{ ${lib.concatStringsSep ", " values} }";
 
   nftRules = lib.concatMap (
     path:
     let
+      inherit (frames path) ports macs;
       known =
-        lib.optional (path.ingress != [ ]) "iifname ${set (map (port: ''"${port}"'') path.ingress)}"
-        ++ lib.optional (path.source_macs != [ ]) "ether saddr ${set path.source_macs}";
+        lib.optional (ports != [ ]) "iifname ${set (map (port: ''"${port}"'') ports)}"
+        ++ lib.optional (macs != [ ]) "ether saddr ${set macs}";
       rule =
         family:
         let
@@ -55,6 +74,9 @@ let
   # `returnpath-strict`, and lets the others pass. Both are gone to, so that to return is to pass.
   jumps = lib.concatMap (
     path:
+    let
+      inherit (frames path) ports macs;
+    in
     lib.concatMap (
       port:
       map (
@@ -63,8 +85,8 @@ let
         + lib.optionalString (port != null) " -i ${lib.escapeShellArg port}"
         + lib.optionalString (mac != null) " -m mac --mac-source ${mac}"
         + " -g returnpath"
-      ) (if path.source_macs == [ ] then [ null ] else path.source_macs)
-    ) (if path.ingress == [ ] then [ null ] else path.ingress)
+      ) (if macs == [ ] then [ null ] else macs)
+    ) (if ports == [ ] then [ null ] else ports)
   ) paths;
   loose = lib.optionalString (firewall.checkReversePath == "loose") "--loose ";
   start = family: ''
@@ -106,8 +128,8 @@ in
           ];
         message = ''
           The strict reverse-path filter of the firewall can not be told of the routers that services.returnpath serves:
-          they are those of a board partition, or firewalld is the backend. Set networking.firewall.checkReversePath =
-          "loose".
+          they are those of a board partition, or one is known by `auto` and has neither `ingress` nor `device`, or
+          firewalld is the backend. Set networking.firewall.checkReversePath = "loose".
         '';
       }
     ];

@@ -31,10 +31,10 @@ let
         "10.0.0.2"
         "fd00::2"
       ];
-      source_macs =
-        list (types.strMatching "([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}")
-          "MACs that the router sends from; a VRRP pair has several. This or `ingress` is required."
-          [ "52:54:00:c2:a5:43" ];
+      source_macs = list (types.strMatching "auto|([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}") ''
+        MACs that the router sends from; a VRRP pair has several. `auto` among them: those that the neighbour table
+        has for the gateways. This or `ingress` is required.
+      '' [ "52:54:00:c2:a5:43" ];
       ingress =
         list port "Ports that its frames come in by. Given with `source_macs`, both have to match."
           [ "eth1" ];

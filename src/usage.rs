@@ -127,7 +127,7 @@ pub const OPTIONS: &[Choice] = &[
         about: "install what can be used already, and stay until the rest is there",
         details: "For a service that starts before the network. A next hop on a port that is missing, is down or has no \
                   address is left out, and its path is unreachable (or takes the main table, by when_down) until the \
-                  kernel tells of it. Of a board the newest policy that the kernel takes is installed. A service manager \
+                  kernel tells of it; and a gateway whose MAC a path takes by auto is awaited, too. Of a board the newest policy that the kernel takes is installed. A service manager \
                   is told READY=1 once the policy is in force, and by STATUS= what is awaited (sd_notify). It ends with 0 \
                   when nothing is awaited any more, and when another apply or remove has changed what was in force.",
     },

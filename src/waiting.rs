@@ -32,7 +32,7 @@ impl Waiting {
     /// As [`apply_early`].
     pub fn install(name: &str, policy: &Policy, prepare: impl FnOnce(&Policy)) -> Result<Waiting, Error> {
         // Before the kernel is looked at, so that nothing that comes after that is missed.
-        let changes = Changes::listen()?;
+        let changes = Changes::listen(policy.has_auto_macs())?;
         prepare(policy);
         let awaited = apply_early(policy)?.awaited;
         let mut waiting = Waiting { changes, awaited, has_failed: false, progress: Progress::default() };

@@ -192,9 +192,9 @@ fn each_defect_has_its_name_and_leaves_the_other_slot() {
             "its CRC does not match (a write was cut off, or the flash is failing); write the policy again with `returnpath-board write`",
         ),
         (
-            sealed(&good, B, SECTOR + 4, &[2]),
-            Defect::Decode(wire::Error::Version(2)),
-            "a policy image of version 2, and this program reads version 1; compile it again with the returnpath-board of the same release",
+            sealed(&good, B, SECTOR + 4, &[3]),
+            Defect::Decode(wire::Error::Version(3)),
+            "a policy image of version 3, and this program reads versions 1-2; compile it again with the returnpath-board of the same release",
         ),
     ];
     for (device, defect, text) in cases {

@@ -52,6 +52,7 @@ golden! {
     logged: "log",
     destinations: "destinations",
     main_when_down: "when-down-main",
+    macs_of_gateways: "auto",
 }
 
 /// As many paths as a policy may have: the default mask holds 255 marks, so the mask is wider.

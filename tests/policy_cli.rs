@@ -200,7 +200,7 @@ fn a_bad_image_is_one_line_and_code_3() {
     let seed = fs::read(golden("seed.bin")).unwrap();
     let mut flipped = seed.clone();
     flipped[20] ^= 1;
-    let later = [b"RPOL\x02", &seed[5..]].concat();
+    let later = [b"RPOL\x03", &seed[5..]].concat();
     // The mask as a number of three bytes, where two are enough.
     let mut wasteful = [b"RPOL\x01\xff\x81\x00", &seed[7..seed.len() - 4]].concat();
     let crc = crc::Crc::<u32>::new(&crc::CRC_32_ISO_HDLC).checksum(&wasteful);
@@ -218,7 +218,7 @@ fn a_bad_image_is_one_line_and_code_3() {
         ),
         (
             &later,
-            "a policy image of version 2, and this program reads version 1; compile it again with the returnpath-board of the same release",
+            "a policy image of version 3, and this program reads versions 1-2; compile it again with the returnpath-board of the same release",
         ),
         (
             &[0; 1 << 20],

@@ -146,19 +146,19 @@ fn each_mistake_in_a_path_has_its_line_reason_and_remedy() {
         ),
         (
             "source_macs = [\"52:54:00:c2:a5\"]",
-            "source_macs: \"52:54:00:c2:a5\" is not a MAC address; write six pairs of hex digits, as in 52:54:00:c2:a5:43",
+            "source_macs: \"52:54:00:c2:a5\" is not a MAC address; write six pairs of hex digits, as in 52:54:00:c2:a5:43, or auto",
         ),
         (
             "source_macs = [\"52-54-00-c2-a5-43\"]",
-            "source_macs: \"52-54-00-c2-a5-43\" is not a MAC address; write six pairs of hex digits, as in 52:54:00:c2:a5:43",
+            "source_macs: \"52-54-00-c2-a5-43\" is not a MAC address; write six pairs of hex digits, as in 52:54:00:c2:a5:43, or auto",
         ),
         (
             "source_macs = [\"+2:54:00:c2:a5:43\"]",
-            "source_macs: \"+2:54:00:c2:a5:43\" is not a MAC address; write six pairs of hex digits, as in 52:54:00:c2:a5:43",
+            "source_macs: \"+2:54:00:c2:a5:43\" is not a MAC address; write six pairs of hex digits, as in 52:54:00:c2:a5:43, or auto",
         ),
         (
             "source_macs = [\"52:54:00:c2:a5:43:00\"]",
-            "source_macs: \"52:54:00:c2:a5:43:00\" is not a MAC address; write six pairs of hex digits, as in 52:54:00:c2:a5:43",
+            "source_macs: \"52:54:00:c2:a5:43:00\" is not a MAC address; write six pairs of hex digits, as in 52:54:00:c2:a5:43, or auto",
         ),
         (
             "source_macs = [\"00:00:00:00:00:00\"]",
@@ -179,6 +179,11 @@ fn each_mistake_in_a_path_has_its_line_reason_and_remedy() {
         (
             "source_macs = [\"52:54:00:00:00:01\"]",
             "source_macs: frames from 52:54:00:00:00:01 belong to path router1 already; tell them apart by ingress, or join the paths",
+        ),
+        ("source_macs = [\"auto\", \"auto\"]", "source_macs: auto is listed twice; remove one"),
+        (
+            "source_macs = [\"Auto\"]",
+            "source_macs: \"Auto\" is not a MAC address; write six pairs of hex digits, as in 52:54:00:c2:a5:43, or auto",
         ),
         ("ingress = [\"eth1\", \"eth1\"]", "ingress: eth1 is listed twice; remove one"),
         (
@@ -413,10 +418,38 @@ fn each_mistake_of_structure_has_its_line_reason_and_remedy() {
             ),
             "p.toml:14: path b: source_macs: frames from 52:54:00:00:00:01 belong to path a already; tell them apart by ingress, or join the paths",
         ),
+        (
+            format!("[paths.a]\n{path}source_macs = [\n\"52:54:00:00:00:01\",\n\"auto\"]\n")
+                .replace("gateways = [\"10.0.0.2\"]", "device = \"wg0\""),
+            "p.toml:8: path a: source_macs: auto takes the MAC of a gateway, and there is none; add gateways, or give the MACs",
+        ),
+        (
+            format!(
+                "[paths.a]\n{path}source_macs = [\"auto\"]\n[paths.b]\n{}source_macs = [\n\"52:54:00:00:00:02\",\n\"auto\"]\n",
+                path.replace("0x2", "1").replace("200", "100")
+            ),
+            "p.toml:14: path b: source_macs: auto takes the MAC of 10.0.0.2, and so does path a; tell them apart by ingress, or join the paths",
+        ),
     ];
     for (text, message) in cases {
         assert_eq!(error(&text), message);
     }
+}
+
+/// The MACs of one gateway may be told apart by the port, and on two ports one address is two gateways.
+#[test]
+fn auto_macs_of_one_address_may_be_two_gateways() {
+    let path = |name: &str, number: u8, more: &str| {
+        format!(
+            "[paths.{name}]\nmark = {number}\ntable = {number}\ngateways = [\"fe80::1\"]\nsource_macs = [\"auto\"]\n{more}\n"
+        )
+    };
+    let two = |a: &str, b: &str| toml::parse("p.toml", &(path("a", 1, a) + &path("b", 2, b)));
+    two("device = \"eth0\"", "device = \"eth1\"").unwrap();
+    let device = "device = \"eth0\"\ningress = ";
+    two(&format!("{device}[\"eth0\"]"), &format!("{device}[\"eth1\"]")).unwrap();
+    two(&format!("{device}[\"eth0\"]"), &format!("{device}[\"eth0\"]")).unwrap_err();
+    two("device = \"eth0\"", "device = \"eth0\"").unwrap_err();
 }
 
 #[test]
@@ -430,8 +463,10 @@ fn each_limit_has_its_error_at_the_entry_past_it() {
     let service = |at| format!("tcp/{}", 1 + at);
     let network = |at| format!("192.0.2.{at}/32");
     type Entry<'a> = &'a dyn Fn(usize) -> String;
-    let cases: [(&str, usize, Entry); 4] = [
+    let or_auto = |at| if at == 3 { "auto".into() } else { mac(at) };
+    let cases: [(&str, usize, Entry); 5] = [
         ("source_macs", 16, &mac),
+        ("source_macs", 16, &or_auto),
         ("ingress", 16, &port),
         ("services", 64, &service),
         ("destinations", 16, &network),
@@ -544,6 +579,7 @@ fn canonical_toml_is_short_and_in_order() {
     assert!(comment.starts_with('#'));
     assert_eq!(canonical("seed.toml"), seed);
     assert_eq!(canonical("full.toml"), golden("full.canonical.toml"));
+    assert_eq!(canonical("auto.toml"), golden("auto.canonical.toml"));
     assert_eq!(
         canonical("tunnel.toml"),
         "[paths.wg]\nmark = 0x1\ntable = 100\ningress = [\"wg0\"]\ndevice = \"wg0\"\n\n\

@@ -25,9 +25,13 @@ fn decode(image: &[u8]) -> Result<Box<Policy>, Error> {
     wire::decode(image, &mut policy).map(|()| policy)
 }
 
-/// Head, `body` and a CRC that matches both.
+/// Head, `body` and a CRC that matches both, of version 1.
 fn image(body: &[u8]) -> Vec<u8> {
-    let mut image = [&wire::MAGIC, [wire::VERSION].as_slice(), body].concat();
+    image_of_version(1, body)
+}
+
+fn image_of_version(version: u8, body: &[u8]) -> Vec<u8> {
+    let mut image = [&wire::MAGIC, [version].as_slice(), body].concat();
     let crc = crc::Crc::<u32>::new(&crc::CRC_32_ISO_HDLC).checksum(&image);
     image.extend(crc.to_le_bytes());
     image
@@ -51,10 +55,12 @@ fn path(name: &str) -> Path {
     path
 }
 
+/// Each of the lowest version that can say it.
 #[test]
-fn version_1_is_frozen() {
-    let sources = ["seed.toml", "full.toml", "tunnel.toml", "empty.toml"];
-    for source in sources {
+fn versions_1_and_2_are_frozen() {
+    let sources =
+        [("seed.toml", 1), ("full.toml", 1), ("tunnel.toml", 1), ("empty.toml", 1), ("auto.toml", 2)];
+    for (source, version) in sources {
         let text = std::fs::read_to_string(golden(source)).unwrap();
         let policy = toml::parse(source, &text).unwrap();
         let frozen = std::fs::read(golden(source).with_extension("bin")).unwrap();
@@ -63,6 +69,7 @@ fn version_1_is_frozen() {
             "{source} no longer encodes to its frozen image: bump the version instead"
         );
         assert!(decode(&frozen).unwrap() == policy, "{source}: bump the version instead");
+        assert_eq!(frozen[4], version, "{source}");
     }
     // The largest image by its length and CRC: 300 kB that no one would read.
     let largest = encode(&maximal());
@@ -85,6 +92,19 @@ fn the_largest_policy_is_valid_and_just_fits() {
 }
 
 #[test]
+fn no_policy_of_version_2_is_larger() {
+    let mut policy = maximal();
+    for at in (0..policy.paths.len()).rev() {
+        policy.paths[at].auto_macs = true;
+        policy.paths[at].source_macs.pop();
+        let len = encode(&policy).len();
+        assert!(len < MAX_ENCODED, "{len} bytes with {at} paths without auto");
+    }
+    // Some gateways are those of several paths, which their ports tell apart.
+    assert!(decode(&encode(&policy)).unwrap() == policy);
+}
+
+#[test]
 fn any_smaller_buffer_is_refused() {
     let policy = toml::parse("", &std::fs::read_to_string(golden("seed.toml")).unwrap()).unwrap();
     let len = encode(&policy).len();
@@ -97,14 +117,16 @@ fn any_smaller_buffer_is_refused() {
 fn decoding_needs_no_heap() {
     let mut policy = Box::new(Policy::new());
     let largest = encode(&maximal());
-    let small = std::fs::read(golden("full.bin")).unwrap();
     assert_eq!(allocations(|| drop(Box::new(1))), 1, "the counter counts");
     assert_eq!(allocations(|| wire::decode(&largest, &mut policy).unwrap()), 0);
-    assert_eq!(allocations(|| wire::decode(&small, &mut policy).unwrap()), 0);
-    // Nor do errors, at any depth.
-    for end in 0..small.len() {
-        let cut = image(&small[5..end.max(5)]);
-        assert_eq!(allocations(|| drop(wire::decode(&cut, &mut policy))), 0);
+    for name in ["full.bin", "auto.bin"] {
+        let small = std::fs::read(golden(name)).unwrap();
+        assert_eq!(allocations(|| wire::decode(&small, &mut policy).unwrap()), 0);
+        // Nor do errors, at any depth.
+        for end in 0..small.len() {
+            let cut = image_of_version(small[4], &small[5..end.max(5)]);
+            assert_eq!(allocations(|| drop(wire::decode(&cut, &mut policy))), 0);
+        }
     }
     let mut buffer = vec![0; MAX_ENCODED];
     assert_eq!(allocations(|| assert!(wire::encode(&policy, &mut buffer).is_ok())), 0);
@@ -126,7 +148,7 @@ const STACK: usize = 64 << 10;
 
 #[test]
 fn every_flipped_bit_is_noticed() {
-    for name in ["seed.bin", "full.bin"] {
+    for name in ["seed.bin", "full.bin", "auto.bin"] {
         let image = std::fs::read(golden(name)).unwrap();
         for bit in 0..image.len() * 8 {
             let mut flipped = image.clone();
@@ -143,7 +165,7 @@ fn every_flipped_bit_is_noticed() {
 
 #[test]
 fn every_truncation_and_extension_is_noticed() {
-    for name in ["seed.bin", "full.bin"] {
+    for name in ["seed.bin", "full.bin", "auto.bin"] {
         let image = std::fs::read(golden(name)).unwrap();
         for end in 0..image.len() {
             let expected = if end < 9 { Error::TooShort(end) } else { Error::Crc };
@@ -165,11 +187,25 @@ fn each_defect_has_its_error() {
         (b"RPOL\x01".to_vec(), "5 bytes are too few for a policy image"),
         (b"# TOML".to_vec(), "not a policy image"),
         (vec![0; MAX_ENCODED + 1], "over 299153 bytes, more than any policy image has"),
-        (b"RPOL\x02later".to_vec(), "a policy image of version 2, and this program reads version 1"),
+        (b"RPOL\x03later".to_vec(), "a policy image of version 3, and this program reads versions 1-2"),
+        (b"RPOL\x00earlier".to_vec(), "a policy image of version 0, and this program reads versions 1-2"),
         (image(b""), "the policy image is malformed before its first path"),
         (image(&body[..body.len() - 1]), "the policy image is malformed in path number 1"),
         (image(&[body, b"!"].concat()), "the policy image has 1 bytes after its last path"),
         (image(b"\0\0\0"), "mark_mask: 0 leaves no bit for marks"),
+        (image_of_version(2, body), "the policy image is malformed behind its last path"),
+        (
+            image_of_version(2, &[body, b"\x01"].concat()),
+            "the policy image is malformed behind its last path",
+        ),
+        (
+            image_of_version(2, &[body, b"\x01\x01"].concat()),
+            "the policy image is malformed behind its last path",
+        ),
+        (
+            image_of_version(2, &[body, b"\x01\x00\x00"].concat()),
+            "the policy image has 1 bytes after its last path",
+        ),
     ];
     for (image, message) in cases {
         let error = decode(&image).unwrap_err().to_string();
@@ -243,6 +279,19 @@ fn every_limit_holds_on_the_wire() {
     let start = seed.windows(8).position(|bytes| bytes == b"\x07router2").unwrap();
     let long = [&seed[5..start], b"\x10router2-router2-", &seed[start + 8..seed.len() - 4]];
     assert_eq!(decode(&self::image(&long.concat())).unwrap_err(), Error::Body(Some(0)));
+}
+
+#[test]
+fn an_auto_is_one_of_the_macs() {
+    for (macs, is_valid) in [(15, true), (16, false)] {
+        let none: &[Network] = &[];
+        let body = (2u32, none, &[stretched(macs, 0, 0, 0)][..], &[0u16][..]);
+        let mut buffer = vec![0; 1 << 20];
+        let image = image_of_version(2, postcard::to_slice(&body, &mut buffer).unwrap());
+        let found = decode(&image).map(|policy| policy.paths[0].auto_macs).map_err(|error| error.to_string());
+        let line = "path a: source_macs: more than 16 entries with auto; shorten the list".to_owned();
+        assert_eq!(found, if is_valid { Ok(true) } else { Err(line) });
+    }
 }
 
 #[test]
@@ -344,6 +393,7 @@ proptest! {
     #[test]
     fn forged_images_are_refused_or_valid(
         policy in any_policy(),
+        version in 1u8..=2,
         edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
         cut in prop::option::weighted(0.2, any::<prop::sample::Index>()),
     ) {
@@ -356,13 +406,16 @@ proptest! {
         if let Some(cut) = cut {
             body.truncate(cut.index(body.len()));
         }
-        accepted_only_if_valid(&image(&body))?;
+        accepted_only_if_valid(&image_of_version(version, &body))?;
     }
 
     #[test]
-    fn noise_is_refused_or_valid(body in prop::collection::vec(any::<u8>(), 0..2000)) {
+    fn noise_is_refused_or_valid(
+        version in 1u8..=2,
+        body in prop::collection::vec(any::<u8>(), 0..2000),
+    ) {
         prop_assert!(decode(&body).is_err());
-        accepted_only_if_valid(&image(&body))?;
+        accepted_only_if_valid(&image_of_version(version, &body))?;
     }
 }
 

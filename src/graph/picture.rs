@@ -76,6 +76,7 @@ impl Lane {
             Some(Item::or("destination", &path.destinations, "any")),
             Some(Item::or("service", &path.services, "any")),
         ];
+        let macs = path.listed_macs().collect::<Vec<_>>();
         let marks = one_of(&rules, |rule| format!("{:#x}/{:#x}", rule.mark, rule.mask));
         let logged = path.log.then(|| Item::new("", ["logged"]));
         let has_last = routes.iter().any(|route| route.next == Next::Unreachable);
@@ -90,7 +91,7 @@ impl Lane {
             name: path.name.to_string(),
             is_path: true,
             inward: [
-                Stop::new(path.name.to_string(), [Item::or("frames from", &path.source_macs, "any MAC")]),
+                Stop::new(path.name.to_string(), [Item::or("frames from", &macs, "any MAC")]),
                 Stop::new("port in", [Item::or("", &path.ingress, "any")]),
                 Stop::new("new connection", looked_at.into_iter().flatten()),
                 Stop::new("connection mark", [Item::new("", marks)].into_iter().chain(logged)),

@@ -99,15 +99,17 @@ impl Guard<'_> {
 
     /// Installs the newest policy of the source that the kernel takes, whatever is in force.
     fn install(&mut self, policy: &mut Policy) -> Result<(), Failure> {
-        let (line, installed) =
-            self.source.first(policy, |name, policy| Ok((in_force(name, policy), apply_early(policy)?)))?;
-        self.adopt(line, policy, installed);
+        let news = &mut self.news;
+        let (line, installed) = self.source.first(policy, |name, policy| {
+            news.attend(policy); // first, so that no MAC changes unheard
+            Ok((in_force(name, policy), apply_early(policy)?))
+        })?;
+        self.adopt(line, installed);
         Ok(())
     }
 
     /// From now on this policy is the one to be kept.
-    fn adopt(&mut self, line: String, policy: &Policy, installed: Installed) {
-        self.news.attend(policy);
+    fn adopt(&mut self, line: String, installed: Installed) {
         self.news.watch_settings(&installed.settings);
         self.progress.say(Level::Info, &line);
         (self.in_force, self.is_troubled, self.awaited) = (line, false, Vec::new());
@@ -120,6 +122,7 @@ impl Guard<'_> {
         let before = image(policy);
         if let Err(failure) = self.install(policy) {
             restore(&before, policy);
+            self.news.attend(policy);
             self.trouble(Level::Error, &format!("{}; the policy of before stays in force", failure.line));
         }
         self.progress.ready();
@@ -240,20 +243,25 @@ impl Guard<'_> {
     /// Another policy is in force: it may be what the source has by now.
     fn stand_by(&mut self, policy: &mut Policy) {
         let before = image(policy);
-        let adopted = self.source.load(policy).and_then(|name| match keep(policy)? {
-            Found::Ours(installed) => Ok((name, installed)),
-            Found::Other => Err(Failure::new(
-                exit::REFUSED,
-                format!(
-                    "another policy than that of {name} has been applied, and is left as it is; write it there too, or send \
-                     SIGHUP to put the one of {name} in force again"
-                ),
-            )),
+        let news = &mut self.news;
+        let adopted = self.source.load(policy).and_then(|name| {
+            news.attend(policy);
+            match keep(policy)? {
+                Found::Ours(installed) => Ok((name, installed)),
+                Found::Other => Err(Failure::new(
+                    exit::REFUSED,
+                    format!(
+                        "another policy than that of {name} has been applied, and is left as it is; write it there too, \
+                         or send SIGHUP to put the one of {name} in force again"
+                    ),
+                )),
+            }
         });
         match adopted {
-            Ok((name, installed)) => self.adopt(in_force(&name, policy), policy, installed),
+            Ok((name, installed)) => self.adopt(in_force(&name, policy), installed),
             Err(failure) => {
                 restore(&before, policy);
+                self.news.attend(policy);
                 self.trouble(Level::Warn, &failure.line);
             }
         }

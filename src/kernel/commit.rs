@@ -13,7 +13,7 @@ use super::preflight::{Early, Finding};
 use super::ruleset::Ruleset;
 use super::sysctl::{self, Change, Needs, Setting};
 use super::ways::{ForeignRule, Routing};
-use super::{Error, encode, names, preflight};
+use super::{Error, encode, macs, names, preflight};
 use crate::plan::Plan;
 use crate::plan::transition::{Step, Transition};
 use crate::plan::ways::{Family, Next, Ways};
@@ -87,7 +87,8 @@ pub fn check(policy: &Policy) -> Vec<Finding> {
     let examine = || {
         let mut journal = Journal::open()?;
         let (there, foreign) = observe(&mut journal)?;
-        let plan = plan(policy, &there.ways, &mut journal.routing)?;
+        let mut plan = plan(policy, &there.ways, &mut journal.routing)?;
+        macs::look(&mut plan, &there.table, Early::Await, &mut journal.routing)?;
         let mut findings = preflight::foresee(policy, &plan, &foreign, &mut journal.routing)?;
         findings.extend(preflight::look(
             policy,
@@ -167,6 +168,7 @@ pub(super) fn install_by(
     }
     preflight::check_ownership(&plan, foreign, &mut journal.routing)?;
     let mut awaited = preflight::check_ports(&mut plan, early, &mut journal.routing)?;
+    awaited.extend(macs::learn(&mut plan, &before.table, early, &mut journal.routing)?);
 
     let needs = Needs::new(&plan, recorded(before, &plan, &mut journal.routing)?, &mut journal.routing)?;
     for name in &needs.absent {
@@ -231,8 +233,9 @@ pub fn remove() -> Result<Outcome, Error> {
     Ok(outcome)
 }
 
-/// Whether the kernel holds a plan but for some routes and the settings of some ports.
+/// Whether the kernel holds a plan but for some routes, some MACs of gateways and the settings of some ports.
 fn is_incomplete(there: &State, plan: &Plan) -> bool {
+    let plan = &macs::as_learned(plan, &there.table);
     let ways = Transition::new(&there.ways, &plan.ways);
     there.table.digest() == Some(plan.digest)
         && ways.before.iter().all(|step| matches!(step, Step::AddRoute(_)))

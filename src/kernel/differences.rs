@@ -2,9 +2,10 @@
 
 use super::commit::{State, observe, plan, recorded, with_record};
 use super::journal::Journal;
+use super::preflight::Early;
 use super::sysctl::Needs;
 use super::trial::seconds_left;
-use super::{Error, preflight};
+use super::{Error, macs, preflight};
 use crate::plan::Plan;
 use crate::plan::transition::{Step, Transition, misplaced};
 use crate::plan::ways::{Route, Rule};
@@ -43,7 +44,8 @@ pub struct Comparison {
 pub fn compare(policy: &Policy) -> Result<Comparison, Error> {
     let mut journal = Journal::open()?;
     let (there, foreign) = observe(&mut journal)?;
-    let plan = plan(policy, &there.ways, &mut journal.routing)?;
+    let mut plan = plan(policy, &there.ways, &mut journal.routing)?;
+    let unknown = macs::look(&mut plan, &there.table, Early::Refuse, &mut journal.routing)?;
     let needs = Needs::new(&plan, recorded(&there, &plan, &mut journal.routing)?, &mut journal.routing)?;
     let trial = there.table.trial();
     let target = State { ways: plan.ways.clone(), table: with_record(&plan, &needs.record, trial) };
@@ -55,6 +57,11 @@ pub fn compare(policy: &Policy) -> Result<Comparison, Error> {
             command: "ip rule; ip -6 rule; ip route show table all".into(),
         });
     }
+    differences.extend(
+        unknown
+            .iter()
+            .map(|gateway| Difference { line: format!("unknown: {gateway}"), command: "ip neigh".into() }),
+    );
     Ok(Comparison { plan, differences, seconds_left: trial.and_then(seconds_left) })
 }
 

@@ -1,4 +1,4 @@
-//! What the kernel tells by itself: that a port, an address or a route has changed (`man 7 rtnetlink`).
+//! What the kernel tells by itself: that a port, an address, a route or a neighbour has changed (`man 7 rtnetlink`).
 
 use super::Error;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -11,15 +11,18 @@ use std::time::Duration;
 /// Links, addresses and routes (`RTMGRP_*`, `linux/rtnetlink.h`). Routes as well, since an address is told of before
 /// the route that it brings is there (`__inet_insert_ifa`, `net/ipv4/devinet.c`).
 const GROUPS: u32 = 0x1 | 0x10 | 0x100 | 0x40 | 0x400;
+/// Neighbours: every host of every link, so only for a policy that looks at them.
+const NEIGHBOURS: u32 = 0x4;
 
 /// A socket that hears of changes.
 pub struct Changes(OwnedFd);
 
 impl Changes {
-    /// From now on nothing is missed.
-    pub fn listen() -> Result<Changes, Error> {
+    /// From now on nothing is missed: of neighbours, too, where they count.
+    pub fn listen(with_neighbours: bool) -> Result<Changes, Error> {
+        let groups = if with_neighbours { GROUPS | NEIGHBOURS } else { GROUPS };
         socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)
-            .and_then(|socket| bind(&socket, &SocketAddrNetlink::new(0, GROUPS)).map(|()| Changes(socket)))
+            .and_then(|socket| bind(&socket, &SocketAddrNetlink::new(0, groups)).map(|()| Changes(socket)))
             .map_err(|error| Error::new(format!("routing socket: {error}; is CONFIG_NET there?")))
     }
 

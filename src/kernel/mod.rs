@@ -12,6 +12,7 @@ mod expressions;
 mod journal;
 pub mod lock;
 mod lookup;
+mod macs;
 pub mod modules;
 pub mod mounts;
 mod names;

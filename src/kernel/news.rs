@@ -14,13 +14,17 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::inotify;
 use rustix::io::{Errno, read};
 use rustix::net::netlink::{self, SocketAddrNetlink};
-use rustix::net::{AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType, bind, recv, socket_with};
+use rustix::net::{
+    AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType, bind, getsockname, recv, socket_with,
+};
 use std::fs;
 use std::time::{Duration, Instant};
 
 /// Links, IPv4 addresses, routes and rules, IPv6 addresses, routes and rules (bit n-1 for `RTNLGRP_*`,
 /// `linux/rtnetlink.h`).
 const ROUTING_GROUPS: u32 = 1 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 18;
+/// Neighbours are every host of every link, so they are heard only for a policy that takes MACs from them.
+const NEIGHBOUR_GROUP: u32 = 1 << 2;
 /// `NFNLGRP_NFTABLES` (`linux/netfilter/nfnetlink.h`).
 const NFTABLES_GROUP: u32 = 1 << 6;
 
@@ -35,6 +39,7 @@ const RTM_DELRULE: u16 = 33;
 const RTA_DST: u16 = 1;
 const RTA_TABLE: u16 = 15;
 const NDA_DST: u16 = 1;
+const NDA_LLADDR: u16 = 2;
 /// The kernel gives a program's first socket its process number as port, a further one a number above all of these
 /// (`netlink_autobind`, net/netlink/af_netlink.c; `PID_MAX_LIMIT`, linux/threads.h). 0 is the kernel itself. Our own
 /// changes come by further ones: the first is the one that listens.
@@ -50,6 +55,8 @@ struct Interest {
     tables: Vec<u32>,
     /// In network byte order.
     gateways: Vec<Vec<u8>>,
+    /// What was last heard of each: port and address, and the MAC.
+    neighbours: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Interest {
@@ -59,6 +66,27 @@ impl Interest {
         Interest {
             tables: policy.paths.iter().map(|path| path.table).collect(),
             gateways: gateways4.chain(gateways6).collect(),
+            neighbours: Vec::new(),
+        }
+    }
+
+    /// Whether a gateway has another MAC than before, or is still silent, and is to be asked again. One that falls silent
+    /// keeps its MAC; all else that happens to an entry happens every few seconds.
+    fn has_changed(&mut self, neighbour: &[u8]) -> bool {
+        // struct ndmsg is 12 bytes.
+        let (Some(port), Some(rest)) = (neighbour.get(4..8), neighbour.get(12..)) else { return false };
+        let address = find(rest, NDA_DST).unwrap_or_default();
+        if !self.gateways.iter().any(|gateway| gateway == address) {
+            return false;
+        }
+        let (place, mac) = ([port, address].concat(), find(rest, NDA_LLADDR).unwrap_or_default().to_vec());
+        match self.neighbours.iter_mut().find(|(known, _)| *known == place) {
+            Some((_, known)) if mac.is_empty() => known.is_empty(),
+            Some((_, known)) => core::mem::replace(known, mac.clone()) != mac,
+            None => {
+                self.neighbours.push((place, mac));
+                true
+            }
         }
     }
 }
@@ -128,6 +156,10 @@ impl News {
     /// Whose news these are from now on.
     pub fn attend(&mut self, policy: &Policy) {
         self.interest = Interest::of(policy);
+        let more = if policy.has_auto_macs() { NEIGHBOUR_GROUP } else { 0 };
+        if let Err(error) = resubscribe(&self.routing, ROUTING_GROUPS | more) {
+            log::error!("routing socket: {error}; MACs of gateways are not followed");
+        }
     }
 
     /// Listens to these settings, too: whoever writes to one through the same `/proc` is heard. A setting of a port that
@@ -174,7 +206,7 @@ impl News {
                         let mut rest = self.buffer.get(..length).unwrap_or_default();
                         while let Some((header, payload, after)) = split(rest) {
                             match is_routing {
-                                true => heard.routing(header.kind, header.port, payload, &self.interest),
+                                true => heard.routing(header.kind, header.port, payload, &mut self.interest),
                                 false => heard.nftables(header.kind, payload, &mut self.batch),
                             }
                             rest = after;
@@ -199,6 +231,12 @@ fn subscribe(protocol: Option<Protocol>, groups: u32) -> Result<OwnedFd, Errno> 
     Ok(socket)
 }
 
+/// Other groups for a socket that has its address already: what is waiting in it stays.
+fn resubscribe(socket: &OwnedFd, groups: u32) -> Result<(), Errno> {
+    let own = SocketAddrNetlink::try_from(getsockname(socket)?)?;
+    bind(socket, &SocketAddrNetlink::new(own.pid(), groups))
+}
+
 /// An nftables batch as it is told of: first what has changed, then who has done it.
 #[derive(Default)]
 struct Batch {
@@ -213,7 +251,7 @@ impl Heard {
         self.who = later.who.or(self.who.take());
     }
 
-    fn routing(&mut self, kind: u16, port: u32, payload: &[u8], interest: &Interest) {
+    fn routing(&mut self, kind: u16, port: u32, payload: &[u8], interest: &mut Interest) {
         let (is_relevant, is_flap) = match kind {
             RTM_NEWLINK..=RTM_DELADDR => (true, true),
             RTM_NEWROUTE | RTM_DELROUTE => {
@@ -230,11 +268,8 @@ impl Heard {
                 (true, false)
             }
             RTM_NEWNEIGH | RTM_DELNEIGH => {
-                // struct ndmsg is 12 bytes.
-                let address = payload.get(12..).and_then(|rest| find(rest, NDA_DST));
-                let is_gateway =
-                    address.is_some_and(|a| interest.gateways.iter().any(|gateway| gateway == a));
-                (is_gateway, is_gateway)
+                let has_changed = interest.has_changed(payload);
+                (has_changed, has_changed)
             }
             _ => (false, false),
         };
@@ -295,7 +330,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const INTEREST: fn() -> Interest = || Interest { tables: vec![200], gateways: vec![vec![10, 0, 0, 2]] };
+    const INTEREST: fn() -> Interest =
+        || Interest { tables: vec![200], gateways: vec![vec![10, 0, 0, 2]], neighbours: vec![] };
     /// No process has it (`PID_MAX_LIMIT`, linux/threads.h).
     const NOBODY: u32 = 4 << 20;
 
@@ -309,7 +345,7 @@ mod tests {
 
     fn heard(kind: u16, payload: &[u8]) -> (bool, bool, bool) {
         let mut heard = Heard::default();
-        heard.routing(kind, NOBODY, payload, &INTEREST());
+        heard.routing(kind, NOBODY, payload, &mut INTEREST());
         (heard.is_relevant, heard.is_flap, heard.who.is_some())
     }
 
@@ -324,6 +360,29 @@ mod tests {
         assert_eq!(heard(RTM_NEWLINK, &[]), (true, true, false));
         assert_eq!(heard(RTM_DELADDR, &[]), (true, true, false));
         assert_eq!(heard(RTM_DELRULE, &[]), (true, false, true));
+    }
+
+    #[test]
+    fn of_a_neighbour_only_another_mac_is_news() {
+        let mut interest = INTEREST();
+        let mut is_news = |port: u8, last: u8, mac: &[u8]| {
+            let mut payload = vec![0; 12];
+            payload[4] = port;
+            put(&mut payload, NDA_DST, &[10, 0, 0, last]);
+            if !mac.is_empty() {
+                put(&mut payload, NDA_LLADDR, mac);
+            }
+            let mut heard = Heard::default();
+            heard.routing(RTM_NEWNEIGH, 0, &payload, &mut interest);
+            heard.is_relevant
+        };
+        let (one, other) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+        assert!(is_news(1, 2, &[]) && is_news(1, 2, &[]), "it is awaited");
+        assert!(is_news(1, 2, &one) && !is_news(1, 2, &one));
+        assert!(!is_news(1, 2, &[]), "it has fallen silent");
+        assert!(is_news(2, 2, &other), "it is another port's");
+        assert!(!is_news(1, 2, &one) && is_news(1, 2, &other));
+        assert!(!is_news(1, 3, &one), "it is no gateway");
     }
 
     #[test]
@@ -357,7 +416,7 @@ mod tests {
         #[test]
         fn no_bytes_break_the_reader(kind in 0..40_u16, payload in proptest::collection::vec(any::<u8>(), 0..80)) {
             let mut heard = Heard::default();
-            heard.routing(kind, 0, &payload, &INTEREST());
+            heard.routing(kind, 0, &payload, &mut INTEREST());
             heard.nftables(SUBSYSTEM | kind, &payload, &mut Batch::default());
         }
     }

@@ -5,7 +5,8 @@
 
 use super::differences::Difference;
 use super::netlink::{Message, NESTED, attributes, flagged_attributes, put, text};
-use crate::plan::nft::{DIGEST, MARKS, SYSCTLS, TABLE, TRIAL};
+use crate::plan::nft::{DIGEST, MACS, MARKS, PORTS_AND_MACS, SYSCTLS, TABLE, TRIAL};
+use crate::policy::Mac;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) const SUBSYSTEM: u16 = (libc::NFNL_SUBSYS_NFTABLES as u16) << 8;
@@ -93,13 +94,28 @@ impl Ruleset {
 
     /// The marks that it gives, each with the chain that sets it.
     pub fn marks(&self) -> Vec<(u32, &str)> {
-        let messages: Vec<&Message> =
-            self.0.iter().filter(|m| m.kind == NEWSETELEM && name(m) == MARKS).collect();
         let mark = |key: &[u8]| key.try_into().ok().map(u32::from_ne_bytes);
-        elements(&messages)
-            .into_iter()
-            .filter_map(|(key, chain, _)| Some((mark(key)?, text(chain))))
-            .collect()
+        self.verdicts(MARKS).into_iter().filter_map(|(key, chain)| Some((mark(key)?, chain))).collect()
+    }
+
+    /// The source MACs that it knows, each with the chain to which its frames go.
+    pub fn macs(&self) -> Vec<(Mac, &str)> {
+        let within = |(map, at)| {
+            let mac = move |key: &[u8]| key.get(at..at + 6)?.try_into().ok().map(Mac);
+            self.verdicts(map).into_iter().filter_map(move |(key, chain)| Some((mac(key)?, chain)))
+        };
+        let mut macs: Vec<(Mac, &str)> =
+            [(MACS, 0), (PORTS_AND_MACS, libc::IFNAMSIZ)].into_iter().flat_map(within).collect();
+        macs.sort();
+        macs.dedup(); // one element a port
+        macs
+    }
+
+    /// The elements of a map, each with the chain to which it leads.
+    fn verdicts(&self, map: &str) -> Vec<(&[u8], &str)> {
+        let messages: Vec<&Message> =
+            self.0.iter().filter(|m| m.kind == NEWSETELEM && name(m) == map).collect();
+        elements(&messages).into_iter().map(|(key, chain, _)| (key, text(chain))).collect()
     }
 
     /// This table with the record of another in place of its own.

@@ -16,11 +16,15 @@
 
 use super::nft::{
     Base, Chain, DIGEST, Direction, Elements, FWMARK_ACCEPT, FWMARK_REFLECT4, FWMARK_REFLECT6, INBOUND, Key,
-    LABEL_LOCAL, LABEL_OUTWARD, MARKS, OUTBOUND, Rule, SOCKETS, SYSCTLS, Set, State, Statement, Table,
+    LABEL_LOCAL, LABEL_OUTWARD, MACS, MARKS, OUTBOUND, PORTS_AND_MACS, Rule, SOCKETS, SYSCTLS, Set, State,
+    Statement, Table,
 };
 use super::ways::Family;
 use crate::policy::{Network, Path, Policy, PortRange, Scope, Service};
 use core::net::IpAddr;
+
+/// What the name of the chain to which a path's frames go begins with; the path's own name follows.
+pub const FROM: &str = "from_";
 
 const ICMP: u8 = 1;
 const TCP: u8 = 6;
@@ -105,7 +109,7 @@ impl Table {
     /// `from_X`: is the connection one that counts? `take_X`: it belongs to the path. `in_X`, `back_X`: its packets.
     fn path_chains(&mut self, path: &Path, mask: u32) {
         use Statement::*;
-        let (from, take) = (format!("from_{}", path.name), format!("take_{}", path.name));
+        let (from, take) = (format!("{FROM}{}", path.name), format!("take_{}", path.name));
         let mark = path.mark;
         let [new, inward, back, astray] = counters(path).map(Count);
         let for_this_host = [SetCtLabel(LABEL_LOCAL), SetMetaMark { mask, mark }];
@@ -338,12 +342,14 @@ fn local_networks(policy: &Policy) -> Vec<(Family, Set)> {
         .collect()
 }
 
-/// The maps by which frames find their path, the most specific one first; only those that have elements.
+/// The maps by which frames find their path, the most specific one first; only those that some path needs. One without
+/// elements is for MACs that are not known yet.
 fn arrivals(policy: &Policy) -> Vec<(Key, Set)> {
-    let chain = |path: &Path| format!("from_{}", path.name);
+    let chain = |path: &Path| format!("{FROM}{}", path.name);
     let paths = |macs: bool, ports: bool| {
-        policy.paths.iter().filter(move |p| p.source_macs.is_empty() != macs && p.ingress.is_empty() != ports)
+        policy.paths.iter().filter(move |p| p.has_macs() == macs && p.ingress.is_empty() != ports)
     };
+    let is_needed = |macs, ports| paths(macs, ports).next().is_some();
     let both = paths(true, true).flat_map(|p| {
         p.ingress
             .iter()
@@ -354,16 +360,16 @@ fn arrivals(policy: &Policy) -> Vec<(Key, Set)> {
     let (both, macs, ports) = (sorted(both), sorted(macs), sorted(ports));
 
     let mut maps = Vec::new();
-    if !both.is_empty() {
+    if is_needed(true, true) {
         maps.push((
             Key::PortAndMac,
-            Set { name: "ports_and_macs".into(), elements: Elements::PortsAndMacs(both) },
+            Set { name: PORTS_AND_MACS.into(), elements: Elements::PortsAndMacs(both) },
         ));
     }
-    if !macs.is_empty() {
-        maps.push((Key::Mac, Set { name: "macs".into(), elements: Elements::Macs(macs) }));
+    if is_needed(true, false) {
+        maps.push((Key::Mac, Set { name: MACS.into(), elements: Elements::Macs(macs) }));
     }
-    if !ports.is_empty() {
+    if is_needed(false, true) {
         maps.push((Key::Port, Set { name: "ports".into(), elements: Elements::Ports(ports) }));
     }
     maps

@@ -4,6 +4,7 @@
 //! back and compares with it, and [`text`] prints it for people.
 
 pub mod chains;
+pub mod macs;
 pub mod nft;
 pub mod text;
 pub mod transition;
@@ -26,6 +27,8 @@ pub struct Plan {
     pub table: nft::Table,
     /// Kernel settings without which the packets do not come back.
     pub sysctls: Vec<Sysctl>,
+    /// Paths that take the MACs of their gateways, which only the kernel knows.
+    pub followers: Vec<macs::Follower>,
     /// Names of the routing tables, for `/etc/iproute2`.
     pub table_names: Vec<(u32, Name)>,
 }
@@ -64,6 +67,7 @@ impl Plan {
             },
             table: nft::Table::new(policy, digest),
             sysctls: sysctls(policy),
+            followers: macs::Follower::all(policy),
             table_names: policy.paths.iter().map(|path| (path.table, path.name.clone())).collect(),
         }
     }

@@ -21,6 +21,10 @@ pub const MARKS: &str = "marks";
 pub const INBOUND: &str = "inbound";
 /// The map from a connection's mark to the chain that counts what leaves, by its router or by another way.
 pub const OUTBOUND: &str = "outbound";
+/// The map from a source MAC to the chain of its path.
+pub const MACS: &str = "macs";
+/// The map from an input port and a source MAC to the chain of their path.
+pub const PORTS_AND_MACS: &str = "ports_and_macs";
 /// The map from the mark that a socket has to the chain that gives it to the connection.
 pub const SOCKETS: &str = "sockets";
 /// The setting by which an accepted socket takes the mark of its first packet.

@@ -23,6 +23,7 @@ impl Display for Plan {
         self.ways.routes.iter().try_for_each(|route| writeln!(f, "{route}"))?;
         self.ways.rules.iter().try_for_each(|rule| writeln!(f, "{rule}"))?;
         writeln!(f, "\n# Marks.\nnft -f - <<'EOF'\n{}EOF", self.table)?;
+        self.fmt_macs(f)?;
         if !self.sysctls.is_empty() {
             self.fmt_sysctls(f)?;
         }

@@ -1,6 +1,6 @@
 //! The rules of the contract that the types do not hold by themselves. One check for both forms.
 
-use super::{Invalid, Key, Name, Network, PRIORITIES, Path, Policy, PortRange, Reason, Service};
+use super::{Invalid, Key, MAX_MACS, Name, Network, PRIORITIES, Path, Policy, PortRange, Reason, Service};
 use core::net::IpAddr;
 
 /// A rule broken within one path, or by the policy's own keys.
@@ -115,11 +115,14 @@ fn device_name(name: &Name) -> bool {
 
 /// How the router's frames are known.
 fn frames(path: &Path) -> Result<(), Fault> {
-    ensure(!path.source_macs.is_empty() || !path.ingress.is_empty(), Key::SourceMacs, || Reason::NoFrames)?;
+    ensure(path.has_macs() || !path.ingress.is_empty(), Key::SourceMacs, || Reason::NoFrames)?;
+    if path.auto_macs {
+        let has_gateway = path.gateway4.is_some() || path.gateway6.is_some();
+        ensure(has_gateway, Key::SourceMacs, || Reason::AutoWithoutGateway)?;
+        ensure(path.source_macs.len() < MAX_MACS, Key::SourceMacs, || Reason::TooManyMacs)?;
+    }
     for (at, mac) in path.source_macs.iter().enumerate() {
-        // The lowest bit of the first byte marks a group; it covers broadcast (IEEE 802, 8.2.2).
-        let group = mac.0[0] & 1 != 0;
-        if group || mac.0 == [0; 6] {
+        if !mac.sends() {
             return Err((Key::SourceMacs, Some(at), Reason::Mac(*mac)));
         }
         if path.source_macs[..at].contains(mac) {
@@ -186,13 +189,12 @@ fn apart(path: &Path, other: &Path) -> Result<(), Fault> {
 
     // The most specific wins: port and MAC, then MAC, then port. So a frame can be claimed twice only
     // by two paths that know it in the same way.
-    if path.source_macs.is_empty() != other.source_macs.is_empty()
-        || path.ingress.is_empty() != other.ingress.is_empty()
-    {
+    if path.has_macs() != other.has_macs() || path.ingress.is_empty() != other.ingress.is_empty() {
         return Ok(());
     }
     let mac = shared(&path.source_macs, &other.source_macs);
-    if mac.is_none() && !path.source_macs.is_empty() {
+    let gateway = shared_gateway(path, other).filter(|_| path.auto_macs && other.auto_macs);
+    if mac.is_none() && gateway.is_none() && path.has_macs() {
         return Ok(());
     }
     let port = shared(&path.ingress, &other.ingress);
@@ -200,13 +202,22 @@ fn apart(path: &Path, other: &Path) -> Result<(), Fault> {
         return Ok(());
     }
     let other = other.name.clone();
-    Err(match (mac, port) {
-        (Some((at, mac)), _) => (Key::SourceMacs, Some(at), Reason::SharedMac { mac: *mac, other }),
-        (None, Some((at, port))) => {
+    Err(match (mac, gateway, port) {
+        (Some((at, mac)), _, _) => (Key::SourceMacs, Some(at), Reason::SharedMac { mac: *mac, other }),
+        (None, Some(gateway), _) => (Key::SourceMacs, None, Reason::SharedGateway { gateway, other }),
+        (None, None, Some((at, port))) => {
             (Key::Ingress, Some(at), Reason::SharedPort { port: port.clone(), other })
         }
-        (None, None) => (Key::SourceMacs, None, Reason::NoFrames),
+        (None, None, None) => (Key::SourceMacs, None, Reason::NoFrames),
     })
+}
+
+/// A gateway that both paths have. On two ports one address is two gateways.
+fn shared_gateway(path: &Path, other: &Path) -> Option<IpAddr> {
+    let v4 = path.gateway4.filter(|gateway| other.gateway4 == Some(*gateway)).map(IpAddr::V4);
+    let v6 = path.gateway6.filter(|gateway| other.gateway6 == Some(*gateway)).map(IpAddr::V6);
+    let elsewhere = path.device.is_some() && other.device.is_some() && path.device != other.device;
+    v4.or(v6).filter(|_| !elsewhere)
 }
 
 /// The first entry of `list` that is in `other` too, and where it stands.

@@ -1,6 +1,6 @@
 //! What can be wrong with a policy, and how it is said: one line, the thing, the reason and the remedy.
 
-use super::{DEFAULT_MARK_MASK, MAX_NAME, Mac, Name, Network, PRIORITIES, Service};
+use super::{DEFAULT_MARK_MASK, MAX_MACS, MAX_NAME, Mac, Name, Network, PRIORITIES, Service};
 use core::fmt::{self, Display, Formatter};
 use core::net::IpAddr;
 
@@ -129,6 +129,12 @@ pub enum Reason {
     Mac(Mac),
     /// Frames from this MAC belong to another path already.
     SharedMac { mac: Mac, other: Name },
+    /// Both paths take the MAC of this gateway.
+    SharedGateway { gateway: IpAddr, other: Name },
+    /// `auto`, and no gateway whose MAC could be taken.
+    AutoWithoutGateway,
+    /// `auto` beside [`MAX_MACS`] addresses.
+    TooManyMacs,
     /// Frames from this port belong to another path already.
     SharedPort { port: Name, other: Name },
     /// Twice in one list.
@@ -209,6 +215,17 @@ impl Display for Reason {
                 f,
                 "frames from {mac} belong to path {other} already; tell them apart by ingress, or join the paths"
             ),
+            Self::SharedGateway { gateway, other } => write!(
+                f,
+                "auto takes the MAC of {gateway}, and so does path {other}; tell them apart by ingress, or join the paths"
+            ),
+            Self::AutoWithoutGateway => {
+                write!(
+                    f,
+                    "auto takes the MAC of a gateway, and there is none; add gateways, or give the MACs"
+                )
+            }
+            Self::TooManyMacs => write!(f, "more than {MAX_MACS} entries with auto; shorten the list"),
             Self::SharedPort { port, other } => write!(
                 f,
                 "frames from {port} belong to path {other} already; tell them apart by source_macs, or join the paths"

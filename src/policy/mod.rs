@@ -34,6 +34,9 @@ pub const MAX_LOCAL_NETWORKS: usize = 64;
 /// Longest name of a path or port, in bytes (`IFNAMSIZ` less its NUL, `linux/if.h`).
 pub const MAX_NAME: usize = 15;
 
+/// The word for [`Path::auto_macs`], among the source MACs.
+pub const AUTO: &str = "auto";
+
 /// The mark mask where the source gives none.
 pub const DEFAULT_MARK_MASK: u32 = 0xff;
 /// The ip rule's priority where the source gives none.
@@ -61,6 +64,11 @@ impl Policy {
     /// [`Policy::check`] refuses its mask of 0.
     pub const fn new() -> Self {
         Self { mark_mask: 0, local_networks: Vec::new(), paths: Vec::new() }
+    }
+
+    /// Whether some path takes the MACs of its gateways from the neighbour table.
+    pub fn has_auto_macs(&self) -> bool {
+        self.paths.iter().any(|path| path.auto_macs)
     }
 
     /// How many paths it has, in words: `1 path`, `2 paths`.
@@ -92,7 +100,7 @@ pub struct Path {
     pub gateway4: Option<Ipv4Addr>,
     /// The IPv6 next hop; a link-local one needs [`Path::device`].
     pub gateway6: Option<Ipv6Addr>,
-    /// Link-layer source addresses of the router. Empty: [`Path::ingress`] alone decides.
+    /// Link-layer source addresses of the router. Empty, and no [`Path::auto_macs`]: [`Path::ingress`] alone decides.
     pub source_macs: Vec<Mac, MAX_MACS>,
     /// Ports that the router's frames come in by. Empty: any; given with MACs, both must match.
     pub ingress: Vec<Name, MAX_PORTS>,
@@ -112,6 +120,10 @@ pub struct Path {
     pub priority: u32,
     /// Log each connection that takes this path (rate-limited).
     pub log: bool,
+    /// `auto` among the source MACs, and one of their [`MAX_MACS`]: those that the neighbour table has for the gateways.
+    /// Not in version 1 of the wire form, so it is no part of a path there ([`wire`]).
+    #[serde(skip)]
+    pub auto_macs: bool,
 }
 
 impl Path {
@@ -134,7 +146,19 @@ impl Path {
             when_down: WhenDown::Unreachable,
             priority: DEFAULT_PRIORITY,
             log: false,
+            auto_macs: false,
         }
+    }
+
+    /// What is in the list of source MACs, [`AUTO`] first.
+    pub fn listed_macs(&self) -> impl Iterator<Item = &dyn Display> {
+        let auto = self.auto_macs.then_some(&AUTO as &dyn Display);
+        auto.into_iter().chain(self.source_macs.iter().map(|mac| mac as &dyn Display))
+    }
+
+    /// Whether the router's frames are known by their source MAC.
+    pub fn has_macs(&self) -> bool {
+        self.auto_macs || !self.source_macs.is_empty()
     }
 
     /// Whether this path answers IPv4. A path without gateways is a point-to-point port, which carries both families.
@@ -151,6 +175,14 @@ impl Path {
 /// A link-layer (EUI-48) address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Mac(pub [u8; 6]);
+
+impl Mac {
+    /// Whether frames can come from it: it is not all zeroes, and no group's.
+    pub fn sends(self) -> bool {
+        // The lowest bit of the first byte marks a group; it covers broadcast (IEEE 802, 8.2.2).
+        self.0[0] & 1 == 0 && self.0 != [0; 6]
+    }
+}
 
 /// A network in CIDR form; host bits are zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

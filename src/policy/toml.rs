@@ -7,7 +7,7 @@ mod render;
 
 pub use render::render;
 
-use super::{DEFAULT_MARK_MASK, Invalid, Key, MAX_NAME, MAX_PATHS, Name, Path, Policy};
+use super::{AUTO, DEFAULT_MARK_MASK, Invalid, Key, MAX_MACS, MAX_NAME, MAX_PATHS, Mac, Name, Path, Policy};
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
 use std::net::IpAddr;
@@ -338,7 +338,7 @@ fn path(header: &Entry, number: usize, name: &str, lines: &mut Lines) -> Result<
         match entry.key {
             Key::Mark => mark = Some(entry.number()?),
             Key::Table => table = Some(entry.number()?),
-            Key::SourceMacs => path.source_macs = entry.list(lines, FromStr::from_str)?,
+            Key::SourceMacs => macs(&entry, &mut path, lines)?,
             Key::Ingress => path.ingress = entry.list(lines, port)?,
             Key::Services => path.services = entry.list(lines, FromStr::from_str)?,
             Key::Destinations => path.destinations = entry.list(lines, FromStr::from_str)?,
@@ -364,6 +364,27 @@ fn path(header: &Entry, number: usize, name: &str, lines: &mut Lines) -> Result<
 fn port(text: &str) -> Result<Name, String> {
     Name::try_from(text)
         .map_err(|_| format!("is {} bytes long; a port's name has at most {MAX_NAME}", text.len()))
+}
+
+/// MACs, and `auto` among them.
+fn macs(entry: &Entry, path: &mut Path, lines: &mut Lines) -> Result<(), Error> {
+    let at = entry.path.map(|(number, _)| number);
+    for (number, (line, text)) in entry.strings()?.into_iter().enumerate() {
+        if number == MAX_MACS {
+            return Err(entry.error(line, format!("more than {MAX_MACS} entries; shorten the list")));
+        }
+        if text != AUTO {
+            let parse = |text: &str| Mac::from_str(text).map_err(|error| format!("{error}, or {AUTO}"));
+            lines.0.insert((at, entry.key, Some(path.source_macs.len())), line);
+            path.source_macs.extend([entry.parse(line, text, parse)?]);
+        } else if path.auto_macs {
+            return Err(entry.error(line, format!("{AUTO} is listed twice; remove one")));
+        } else {
+            lines.0.insert((at, entry.key, None), line);
+            path.auto_macs = true;
+        }
+    }
+    Ok(())
 }
 
 fn gateways(entry: &Entry, path: &mut Path, lines: &mut Lines) -> Result<(), Error> {

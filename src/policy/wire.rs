@@ -1,13 +1,16 @@
 //! The wire form of a policy: what `compile` writes, a board partition holds and the firmware reads.
 //!
-//! Version 1 is frozen. Byte for byte:
+//! Versions 1 and 2 are frozen. Byte for byte:
 //!
 //! | bytes | what |
 //! |---|---|
 //! | 4 | [`MAGIC`] |
-//! | 1 | [`VERSION`] |
-//! | n | [postcard](https://postcard.jamesmunns.com/wire-format) of mark mask, local networks, paths |
+//! | 1 | version |
+//! | n | [postcard](https://postcard.jamesmunns.com/wire-format) of mark mask, local networks, paths; in version 2 also a list of the paths with `auto` among their source MACs, each by its place (`u16`), counted from 0 |
 //! | 4 | CRC-32/ISO-HDLC of everything before, little endian |
+//!
+//! An image has the lowest version that can say what is in it: what needs no newer firmware runs on the older one, and
+//! does not change with a new release.
 //!
 //! Nothing here needs a heap, and no bytes whatever make it panic.
 
@@ -18,13 +21,14 @@ use super::{Path, Policy};
 use core::fmt::{self, Display, Formatter};
 use crc::{CRC_32_ISO_HDLC, Crc, Digest, NoTable};
 use embedded_io::{Error as _, ErrorKind, Read};
+use heapless::Vec;
 use postcard::ser_flavors::Flavor;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// The first bytes of every policy image, whatever its version.
 pub const MAGIC: [u8; 4] = *b"RPOL";
-/// The version that this program writes and reads.
-pub const VERSION: u8 = 1;
+/// The newest version that this program writes and reads.
+pub const VERSION: u8 = 2;
 
 /// Bytes before the body.
 const HEAD: usize = MAGIC.len() + 1;
@@ -33,7 +37,8 @@ const TAIL: usize = size_of::<u32>();
 /// Without a table: a policy is read once, and the kilobyte is better spent elsewhere.
 pub(crate) const CRC: Crc<u32, NoTable> = Crc::<u32, NoTable>::new(&CRC_32_ISO_HDLC);
 
-/// Bytes of the largest image that a checked policy can have.
+/// Bytes of the largest image that a checked policy can have. One of version 2 is shorter: `auto` takes the place of a
+/// MAC, which has six bytes, and costs two, beside two for the length of its list.
 pub const MAX_ENCODED: usize = {
     // Postcard writes seven bits a byte.
     const U16: usize = 3;
@@ -75,6 +80,8 @@ pub enum Error {
     /// The CRC matches, but this is not the postcard of a policy; the path where reading ended,
     /// counted from 0, `None` before the first.
     Body(Option<usize>),
+    /// The same, in the list of the paths with `auto`.
+    Auto,
     /// Bytes are left over between the last path and the CRC; how many.
     Trailing(usize),
     /// Well-formed, but breaks a rule of the contract.
@@ -90,7 +97,7 @@ impl Display for Error {
             Self::Magic => write!(f, "not a policy image; make one with `returnpath-board compile`"),
             Self::Version(found) => write!(
                 f,
-                "a policy image of version {found}, and this program reads version {VERSION}; \
+                "a policy image of version {found}, and this program reads versions 1-{VERSION}; \
                  compile it again with the returnpath-board of the same release"
             ),
             Self::Crc => write!(f, "the policy image is damaged: its CRC does not match; {AGAIN}"),
@@ -98,6 +105,7 @@ impl Display for Error {
             Self::Body(Some(path)) => {
                 write!(f, "the policy image is malformed in path number {}; {AGAIN}", path + 1)
             }
+            Self::Auto => write!(f, "the policy image is malformed behind its last path; {AGAIN}"),
             Self::Trailing(len) => write!(f, "the policy image has {len} bytes after its last path; {AGAIN}"),
             Self::Invalid(invalid) => invalid.fmt(f),
         }
@@ -122,22 +130,37 @@ impl core::error::Error for NoRoom {}
 pub fn encode(policy: &Policy, out: &mut [u8]) -> Result<usize, NoRoom> {
     let (head, rest) = out.split_at_mut_checked(HEAD).ok_or(NoRoom)?;
     head[..MAGIC.len()].copy_from_slice(&MAGIC);
-    head[MAGIC.len()] = VERSION;
+    head[MAGIC.len()] = version(policy);
     let end = HEAD + postcard::to_slice(&content(policy), rest).map_err(|_| NoRoom)?.len();
     let crc = CRC.checksum(&out[..end]).to_le_bytes();
     out.get_mut(end..end + TAIL).ok_or(NoRoom)?.copy_from_slice(&crc);
     Ok(end + TAIL)
 }
 
+fn version(policy: &Policy) -> u8 {
+    if policy.has_auto_macs() { 2 } else { 1 }
+}
+
 fn content(policy: &Policy) -> impl Serialize {
-    (policy.mark_mask, &policy.local_networks, &policy.paths)
+    (policy.mark_mask, &policy.local_networks, &policy.paths, Auto(policy))
+}
+
+/// The list of version 2; nothing at all in version 1.
+struct Auto<'a>(&'a Policy);
+
+impl Serialize for Auto<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let paths = (0..).zip(&self.0.paths).filter(|(_, path)| path.auto_macs);
+        let places: Vec<u16, MAX_PATHS> = paths.map(|(place, _)| place).collect();
+        if places.is_empty() { serializer.serialize_unit() } else { places.serialize(serializer) }
+    }
 }
 
 /// The CRC at the end of the image of `policy`, without the image: it tells one policy from another.
 pub fn digest(policy: &Policy) -> u32 {
     let mut digest = CRC.digest();
     digest.update(&MAGIC);
-    digest.update(&[VERSION]);
+    digest.update(&[version(policy)]);
     postcard::serialize_with_flavor(&content(policy), Summed(digest)).unwrap_or_default() // it takes all bytes
 }
 
@@ -173,13 +196,20 @@ pub(crate) fn clear(policy: &mut Policy) {
 }
 
 fn fill(image: &[u8], into: &mut Policy) -> Result<(), Error> {
-    let mut rest = body(image)?;
-    into.mark_mask = take(&mut rest, None)?;
-    into.local_networks = take(&mut rest, None)?;
-    let paths: u32 = take(&mut rest, None)?;
+    let (version, mut rest) = body(image)?;
+    into.mark_mask = take(&mut rest).ok_or(Error::Body(None))?;
+    into.local_networks = take(&mut rest).ok_or(Error::Body(None))?;
+    let paths: u32 = take(&mut rest).ok_or(Error::Body(None))?;
     for path in 0..paths as usize {
-        let decoded: Path = take(&mut rest, Some(path))?;
+        let decoded: Path = take(&mut rest).ok_or(Error::Body(Some(path)))?;
         into.paths.push(decoded).map_err(|_| Error::Body(Some(path)))?;
+    }
+    if version > 1 {
+        let places: u32 = take(&mut rest).ok_or(Error::Auto)?;
+        for _ in 0..places {
+            let place: u16 = take(&mut rest).ok_or(Error::Auto)?;
+            into.paths.get_mut(usize::from(place)).ok_or(Error::Auto)?.auto_macs = true;
+        }
     }
     if !rest.is_empty() {
         return Err(Error::Trailing(rest.len()));
@@ -187,8 +217,8 @@ fn fill(image: &[u8], into: &mut Policy) -> Result<(), Error> {
     into.check().map_err(Error::Invalid)
 }
 
-/// What lies between head and tail, once both are right.
-fn body(image: &[u8]) -> Result<&[u8], Error> {
+/// The version, and what lies between head and tail, once both are right.
+fn body(image: &[u8]) -> Result<(u8, &[u8]), Error> {
     if image.len() > MAX_ENCODED {
         return Err(Error::TooLong);
     }
@@ -198,21 +228,21 @@ fn body(image: &[u8]) -> Result<&[u8], Error> {
     })?;
     let (version, rest) = rest.split_first().ok_or(Error::TooShort(image.len()))?;
     // The version comes before the CRC: another version may end in another one.
-    if *version != VERSION {
+    if !(1..=VERSION).contains(version) {
         return Err(Error::Version(*version));
     }
     let (body, crc) = rest.split_last_chunk().ok_or(Error::TooShort(image.len()))?;
     if CRC.checksum(&image[..HEAD + body.len()]) != u32::from_le_bytes(*crc) {
         return Err(Error::Crc);
     }
-    Ok(body)
+    Ok((*version, body))
 }
 
-/// Takes one value off the front of `rest`, for the path given.
-fn take<'a, T: Deserialize<'a>>(rest: &mut &'a [u8], path: Option<usize>) -> Result<T, Error> {
-    let (value, left) = postcard::take_from_bytes(rest).map_err(|_| Error::Body(path))?;
+/// Takes one value off the front of `rest`.
+fn take<'a, T: Deserialize<'a>>(rest: &mut &'a [u8]) -> Option<T> {
+    let (value, left) = postcard::take_from_bytes(rest).ok()?;
     *rest = left;
-    Ok(value)
+    Some(value)
 }
 
 /// Why a reader gave no image.

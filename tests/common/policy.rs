@@ -76,7 +76,7 @@ pub fn maximal() -> Box<Policy> {
 /// A path that is valid but for its name, mark, table and whose its frames are.
 fn any_path() -> impl Strategy<Value = Path> {
     let way = (0usize..4, any::<(u32, u128, bool, bool)>(), any_port());
-    let frames = (0usize..3, 1..=MAX_MACS, 1..=MAX_PORTS, any::<bool>());
+    let frames = (0usize..3, 1..=MAX_MACS, 1..=MAX_PORTS, any::<(bool, bool)>());
     let lists = (vec(any_service(), 0..=MAX_SERVICES), vec(any_network(), 0..=MAX_DESTINATIONS));
     let rest = (
         select(vec![Scope::Local, Scope::Forward, Scope::Both]),
@@ -94,9 +94,13 @@ fn any_path() -> impl Strategy<Value = Path> {
         path.gateway6 = (gateways & 2 != 0).then(|| Ipv6Addr::from_bits(high << 112 | v6 >> 64));
         path.onlink = onlink && gateways != 0 && path.device.is_some();
 
-        let (way, macs, ports, _) = frames;
+        let (way, macs, ports, (auto, alone)) = frames;
         if way != 1 {
             path.source_macs.extend((0..macs).map(|mac| Mac([2, 0, 0, 0, 0, mac as u8])));
+        }
+        path.auto_macs = auto && gateways != 0;
+        if path.auto_macs {
+            path.source_macs.truncate(if alone { 0 } else { MAX_MACS - 1 });
         }
         if way != 0 {
             for port in 0..ports {
@@ -120,6 +124,10 @@ fn any_path() -> impl Strategy<Value = Path> {
 fn own_frames(path: &mut Path, number: u8) {
     if path.ingress.is_empty() {
         path.source_macs.iter_mut().for_each(|mac| mac.0[4] = number);
+        path.gateway4 =
+            path.gateway4.map(|gateway| Ipv4Addr::from_bits(gateway.to_bits() & !0xff | u32::from(number)));
+        path.gateway6 =
+            path.gateway6.map(|gateway| Ipv6Addr::from_bits(gateway.to_bits() & !0xff | u128::from(number)));
     }
     for port in &mut path.ingress {
         port.push_str(&format!("-{number}")).unwrap();

@@ -106,11 +106,12 @@ def monitored(host: Machine, bench: Bench) -> Iterator[Callable[[], str]]:
     running = []
 
     def fence(number: int) -> None:
-        deadline = time.monotonic() + 10
+        deadline, pause = time.monotonic() + 20, 0.05
         while True:  # until both listen
             host.batch(f"rule add priority {30000 + number} table 999", f"rule del priority {30000 + number}")
             host.sh(f"nft add table ip fence{number}; nft delete table ip fence{number}")
-            time.sleep(0.05)
+            time.sleep(pause)
+            pause *= 2  # nft begins to read a large table anew if it changes meanwhile
             marks = {"ip": f"{30000 + number}:", "nft": f"fence{number}"}
             if all(mark in files[name].read_text() for name, mark in marks.items()):
                 return

@@ -135,6 +135,11 @@ class Machine:
             os.close(hear)
             os.waitpid(pid, 0)
 
+    @property
+    def descriptor(self) -> int:
+        """Of its network namespace."""
+        return self._net
+
     @contextlib.contextmanager
     def inside(self, mounts: bool = True) -> Iterator[None]:
         """Steps into it; without `mounts`, files are those of the real machine (iproute2 knows none of our names)."""
@@ -211,8 +216,11 @@ def for_policy(text: str) -> Machine:
         tuple(tunnel for tunnel in tunnels if tunnel not in known),
     )
     lines: dict[str, None] = {}
-    for path in paths:
+    for number, path in enumerate(paths):
         port = path.get("device", "eth0")
+        if "auto" in path.get("source_macs", ()):
+            for gateway in path["gateways"]:
+                lines[f"neigh replace {gateway} lladdr 02:00:00:00:02:{number:02x} dev {port} nud permanent"] = None
         for gateway in path.get("gateways", ()):
             if gateway.startswith("fe80") or path.get("onlink"):
                 continue

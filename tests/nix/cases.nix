@@ -166,6 +166,23 @@ let
         (path { })
         { networking.firewall.enable = true; }
       ];
+      auto = [ (path { source_macs = [ "auto" ]; }) ];
+      auto-by-port = [
+        (path {
+          source_macs = [
+            "auto"
+            "52:54:00:c2:a5:43"
+          ];
+          ingress = [ "eth1" ];
+        })
+        { networking.nftables.enable = true; }
+      ];
+      auto-by-device = [
+        (path {
+          source_macs = [ "auto" ];
+          device = "eth1";
+        })
+      ];
       beside-nat = [
         (path { })
         nat
@@ -234,7 +251,7 @@ let
       };
       mac-is-none = {
         modules = [ (path { source_macs = [ "router2" ]; }) ];
-        error = "is not of type `string matching the pattern ([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}'";
+        error = "is not of type `string matching the pattern auto|([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}'";
       };
       device-is-none = {
         modules = [ { services.returnpath.board.device = "returnpath"; } ];
@@ -293,6 +310,13 @@ let
             networking.firewall.backend = "firewalld";
             networking.firewall.checkReversePath = "strict";
           }
+        ];
+        error = "The strict reverse-path filter of the firewall can not be told of the routers";
+      };
+      strict-with-auto = {
+        modules = [
+          (path { source_macs = [ "auto" ]; })
+          { networking.firewall.checkReversePath = true; }
         ];
         error = "The strict reverse-path filter of the firewall can not be told of the routers";
       };

@@ -29,7 +29,7 @@ fn path(path: &Path) -> Table {
     table.set(Key::Mark, format_args!("{:#x}", path.mark));
     table.set(Key::Table, path.table);
     table.list(Key::Gateway4, &gateways);
-    table.list(Key::SourceMacs, &path.source_macs);
+    table.list(Key::SourceMacs, &path.listed_macs().collect::<Vec<_>>());
     table.list(Key::Ingress, &path.ingress);
     table.list(Key::Services, &path.services);
     table.list(Key::Destinations, &path.destinations);
