@@ -4,6 +4,7 @@
 pub mod board;
 pub mod check;
 pub mod exit;
+pub mod explain;
 #[cfg(feature = "host")]
 pub mod graph;
 pub mod guard;

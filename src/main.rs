@@ -1,6 +1,7 @@
 //! The firmware: arguments, logger, exit code; nothing else.
 
 use returnpath::exit::{self, Failure};
+use returnpath::explain::{Question, explain};
 use returnpath::guard;
 use returnpath::init;
 use returnpath::kernel;
@@ -119,6 +120,14 @@ fn run(words: &[&str]) -> Result<u8, Failure> {
         ["guard", rest @ ..] => {
             guard::run(&source("guard", rest)?, &mut policy)?;
             Ok(0)
+        }
+        ["explain", rest @ ..] => {
+            let (json, rest) = switch("--json", rest);
+            let (question, rest) = Question::parse(&rest)?;
+            source("explain", &rest)?.load(&mut policy)?;
+            let report = explain(&policy, &question)?;
+            print(&if json { report.json() } else { report.to_string() });
+            Ok(if report.agrees() { 0 } else { exit::DIFFERS })
         }
         ["remove"] => {
             let outcome = commit::remove()?;

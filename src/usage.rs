@@ -80,6 +80,7 @@ pub const COMMANDS: &[Command] = &[
     Command { name: "watch", about: "show connections as they take a path, and as they end", rest: None },
     Command { name: "confirm", about: "keep the policy that `apply --confirm` has put on trial", rest: None },
     Command { name: "guard", about: "install the policy, stay, and put back what is taken away", rest: None },
+    Command { name: "explain", about: "say what happens to a connection, and why", rest: None },
     Command { name: "remove", about: "take out everything that returnpath ever installed", rest: None },
     Command {
         name: "init",
@@ -93,7 +94,7 @@ pub const OPTIONS: &[Choice] = &[
     Choice {
         name: "policy",
         value: Some("FILE"),
-        commands: &["apply", "check", "status", "watch", "guard"],
+        commands: &["apply", "check", "status", "watch", "explain", "guard"],
         one_of: Some("source"),
         about: "take the policy from a file that `returnpath-board compile` made; - is standard input",
         details: "",
@@ -101,7 +102,7 @@ pub const OPTIONS: &[Choice] = &[
     Choice {
         name: "board",
         value: Some("DEVICE"),
-        commands: &["apply", "check", "status", "watch", "guard"],
+        commands: &["apply", "check", "status", "watch", "explain", "guard"],
         one_of: Some("source"),
         about: "take the policy from a board partition: PARTLABEL=<label>, a file, or - for standard input",
         details: "The newest of its slots that holds a usable policy counts. Standard input has to be a block device or a \
@@ -142,14 +143,73 @@ pub const OPTIONS: &[Choice] = &[
                   confirmed by then. The kernel log tells of that. Any other apply, and remove, end the trial, too.",
     },
     Choice {
+        name: "iif",
+        value: Some("PORT"),
+        commands: &["explain"],
+        one_of: None,
+        about: "the port that the connection comes in by",
+        details: "",
+    },
+    Choice {
+        name: "mac",
+        value: Some("MAC"),
+        commands: &["explain"],
+        one_of: None,
+        about: "the source MAC of its frames",
+        details: "`tcpdump -e` shows it. Needed where the port has MACs and a path knows its frames by them.",
+    },
+    Choice {
+        name: "src",
+        value: Some("ADDR"),
+        commands: &["explain"],
+        one_of: None,
+        about: "who opens it",
+        details: "",
+    },
+    Choice {
+        name: "dst",
+        value: Some("ADDR"),
+        commands: &["explain"],
+        one_of: None,
+        about: "whom it is for, as it arrives",
+        details: "",
+    },
+    Choice {
+        name: "dnat",
+        value: Some("ADDR"),
+        commands: &["explain"],
+        one_of: None,
+        about: "whom DNAT of this host gives it to",
+        details: "Needed where there is such a rule: explain looks into no table of other programs.",
+    },
+    Choice {
+        name: "proto",
+        value: Some("PROTOCOL"),
+        commands: &["explain"],
+        one_of: None,
+        about: "tcp, udp, sctp, icmp, or a number",
+        details: "As in a policy, icmp is an echo request of either family.",
+    },
+    Choice {
+        name: "dport",
+        value: Some("N"),
+        commands: &["explain"],
+        one_of: None,
+        about: "the port that it is for, as it arrives",
+        details: "For TCP, UDP and SCTP.",
+    },
+    Choice {
         name: "json",
         value: None,
-        commands: &["check", "status", "watch"],
+        commands: &["check", "status", "watch", "explain"],
         one_of: None,
         about: "print JSON, for machines",
         details: "One object; of `watch` one for each line.",
     },
 ];
+
+/// The options that the command which takes them can not do without.
+pub const REQUIRED: &[&str] = &["iif", "src", "dst", "proto"];
 
 /// Every exit code.
 pub const EXITS: &[Exit] = &[
@@ -162,7 +222,7 @@ pub const EXITS: &[Exit] = &[
     Exit { code: exit::USAGE, commands: &[], about: "wrong usage" },
     Exit {
         code: exit::NO_POLICY,
-        commands: &["apply", "check", "status", "watch", "guard", "init"],
+        commands: &["apply", "check", "status", "watch", "explain", "guard", "init"],
         about: "no usable policy",
     },
     Exit {
@@ -170,10 +230,14 @@ pub const EXITS: &[Exit] = &[
         commands: &[],
         about: "the kernel refused (`check`: would refuse), and everything is as it was before",
     },
-    Exit { code: exit::DIFFERS, commands: &["status"], about: "the kernel differs from the policy" },
+    Exit {
+        code: exit::DIFFERS,
+        commands: &["status", "explain"],
+        about: "the kernel differs from the policy",
+    },
     Exit {
         code: exit::NO_BOARD,
-        commands: &["apply", "check", "status", "watch", "guard", "init"],
+        commands: &["apply", "check", "status", "watch", "explain", "guard", "init"],
         about: "board device not found or not readable",
     },
 ];

@@ -97,17 +97,23 @@ fn each_command_and_option_is_in_a_page() {
     }
 }
 
+/// Each option of `explain` that describes the connection.
+const QUESTION: &str = "--iif lo --mac 52:54:00:c2:a5:43 --src 192.0.2.1 --dst 192.0.2.2 --dnat 192.0.2.3 --proto tcp --dport 80";
+
 #[test]
 fn the_firmware_takes_what_its_usage_says() {
     for option in OPTIONS {
         for command in option.commands {
             let word = format!("--{}", option.name);
             let rest: &[&str] = match (option.one_of, option.value) {
-                (Some("source"), _) => &["missing"],
-                (_, Some(_)) => &["1", "--policy", "missing"],
-                (_, None) => &["--policy", "missing"],
+                (Some("source"), _) => &[&word, "missing"],
+                (_, Some(_)) if *command == "explain" => &["--policy", "missing"], // it is in QUESTION
+                (_, Some(_)) => &[&word, "1", "--policy", "missing"],
+                (_, None) => &[&word, "--policy", "missing"],
             };
-            let (code, said) = run(FIRMWARE, &[&[*command, &word], rest].concat());
+            let question = QUESTION.split(' ').filter(|_| *command == "explain").collect::<Vec<_>>();
+            assert!(rest.contains(&&*word) || question.contains(&&*word), "{word}");
+            let (code, said) = run(FIRMWARE, &[&[*command], rest, &question].concat());
             assert!(matches!(code, 3 | 6), "{command} {word} {rest:?}: {code}: {said}");
         }
     }

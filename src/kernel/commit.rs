@@ -15,6 +15,7 @@ use super::sysctl::{self, Change, Needs, Setting};
 use super::ways::{ForeignRule, Routing};
 use super::{Error, encode, macs, names, preflight};
 use crate::plan::Plan;
+use crate::plan::nft::Table;
 use crate::plan::transition::{Step, Transition};
 use crate::plan::ways::{Family, Next, Ways};
 use crate::policy::Policy;
@@ -278,8 +279,13 @@ pub(super) fn recorded(there: &State, plan: &Plan, routing: &mut Routing) -> Res
 }
 
 pub(super) fn with_record(plan: &Plan, record: &[Setting], trial: Option<&str>) -> Ruleset {
+    encode::ruleset(&recorded_in(plan, record, trial))
+}
+
+/// The planned table, with the record of settings from before and what follows from it.
+pub(super) fn recorded_in(plan: &Plan, record: &[Setting], trial: Option<&str>) -> Table {
     let record: Vec<(String, u32)> = record.iter().map(|s| (s.name.clone(), s.before)).collect();
-    encode::ruleset(&plan.table.clone().with_record(plan.mark_mask, &record, trial))
+    plan.table.clone().with_record(plan.mark_mask, &record, trial)
 }
 
 fn change(

@@ -1,11 +1,11 @@
 //! What differs between the kernel and a policy, and which command shows it.
 
-use super::commit::{State, observe, plan, recorded, with_record};
+use super::commit::{State, observe, plan, recorded, recorded_in};
 use super::journal::Journal;
 use super::preflight::Early;
 use super::sysctl::Needs;
 use super::trial::seconds_left;
-use super::{Error, macs, preflight};
+use super::{Error, encode, macs, preflight};
 use crate::plan::Plan;
 use crate::plan::transition::{Step, Transition, misplaced};
 use crate::plan::ways::{Route, Rule};
@@ -29,7 +29,7 @@ impl Display for Difference {
 
 /// The plan of a policy beside what the kernel holds.
 pub struct Comparison {
-    /// The plan, with the port of each gateway as far as the kernel finds it.
+    /// The plan, with the port of each gateway as far as the kernel finds it, and the record of settings from before.
     pub plan: Plan,
     /// Each difference; none where the policy is in force.
     pub differences: Vec<Difference>,
@@ -48,7 +48,8 @@ pub fn compare(policy: &Policy) -> Result<Comparison, Error> {
     let unknown = macs::look(&mut plan, &there.table, Early::Refuse, &mut journal.routing)?;
     let needs = Needs::new(&plan, recorded(&there, &plan, &mut journal.routing)?, &mut journal.routing)?;
     let trial = there.table.trial();
-    let target = State { ways: plan.ways.clone(), table: with_record(&plan, &needs.record, trial) };
+    plan.table = recorded_in(&plan, &needs.record, trial);
+    let target = State { ways: plan.ways.clone(), table: encode::ruleset(&plan.table) };
     let mut differences = target.differences(&there);
     differences.extend(needs.differences());
     if let Err(error) = preflight::check_ownership(&plan, &foreign, &mut journal.routing) {

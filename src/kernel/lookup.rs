@@ -7,14 +7,14 @@ use crate::plan::ways::Family;
 use crate::policy::Name;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-const RTA_DST: u16 = 1;
+pub(super) const RTA_DST: u16 = 1;
 /// In a lookup's flags: answer with the route that matched (`linux/rtnetlink.h`, since 4.13).
 const RTM_F_FIB_MATCH: u32 = 0x2000;
 /// Who makes the route to a port's own network: the kernel with the address, a router advertisement, a DHCP client
 /// (`RTPROT_KERNEL`, `_RA`, `_DHCP`, `linux/rtnetlink.h`).
 pub(super) const CONNECTED: [u8; 3] = [2, 9, 16];
 const RTN_UNICAST: u8 = 1;
-const RTN_LOCAL: u8 = 2;
+pub(super) const RTN_LOCAL: u8 = 2;
 
 /// The route that matched an address.
 #[derive(Debug, Clone, PartialEq, Eq)]

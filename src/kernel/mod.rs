@@ -1,5 +1,6 @@
 //! The only room that touches the kernel: netlink sockets, `/proc/sys`, and every `unsafe` that there is.
 
+pub mod answer;
 pub mod commit;
 pub mod conntrack;
 pub mod counters;

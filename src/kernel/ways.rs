@@ -34,11 +34,11 @@ pub(super) const RTA_OIF: u16 = 4;
 pub(super) const RTA_GATEWAY: u16 = 5;
 const RTA_PRIORITY: u16 = 6;
 const RTA_METRICS: u16 = 8;
-const RTA_TABLE: u16 = 15;
+pub(super) const RTA_TABLE: u16 = 15;
 /// The metric of an IPv6 route that is given none (`linux/ipv6_route.h`).
 const IP6_RT_PRIO_USER: u32 = 1024;
 const RTNH_F_ONLINK: u8 = 4;
-const RTN_UNICAST: u8 = 1;
+pub(super) const RTN_UNICAST: u8 = 1;
 const RTN_UNREACHABLE: u8 = 7;
 pub(super) const FIB_RULE_INVERT: u32 = 2;
 pub(super) const FRA_PRIORITY: u16 = 6;

@@ -6,9 +6,11 @@
 pub mod chains;
 pub mod macs;
 pub mod nft;
+pub mod simulate;
 pub mod text;
 pub mod transition;
 pub mod ways;
+pub mod why;
 
 use crate::policy::{Name, Path, Policy, Scope, WhenDown, wire};
 use core::net::IpAddr;

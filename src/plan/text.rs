@@ -281,7 +281,8 @@ impl Display for Chain {
     }
 }
 
-struct RuleText<'a>(&'a [Statement]);
+/// A rule as nft has it.
+pub struct RuleText<'a>(pub &'a [Statement]);
 
 impl Display for RuleText<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {

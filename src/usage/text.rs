@@ -1,6 +1,6 @@
 //! The text of `--help`, put together by the compiler.
 
-use super::{ABOUT, COMMANDS, Choice, ENVIRONMENT, EXITS, Exit, OPTIONS};
+use super::{ABOUT, COMMANDS, Choice, ENVIRONMENT, EXITS, Exit, OPTIONS, REQUIRED};
 
 /// What `--help` of the firmware prints.
 pub const HELP: &str = {
@@ -124,26 +124,31 @@ impl<const SIZE: usize> Text<SIZE> {
         }
     }
 
-    /// What a command takes: ` [--this | --or-that VALUE] [--switch]`.
+    /// What a command takes: ` [--this | --or-that VALUE] --needed VALUE [--switch]`.
     const fn choices(&mut self, command: &str) {
+        let mut close = "";
         let mut before: Option<&Choice> = None;
         let mut at = 0;
         while at < OPTIONS.len() {
             let option = &OPTIONS[at];
             if contains(option.commands, command) {
-                self.add(&[match before {
-                    None => " [",
-                    Some(before) if before.excludes(option) => " | ",
-                    Some(_) => "] [",
-                }]);
+                match before {
+                    Some(before) if before.excludes(option) => self.add(&[" | "]),
+                    _ if contains(REQUIRED, option.name) => {
+                        self.add(&[close, " "]);
+                        close = "";
+                    }
+                    _ => {
+                        self.add(&[close, " ["]);
+                        close = "]";
+                    }
+                }
                 self.add(&option.words());
                 before = Some(option);
             }
             at += 1;
         }
-        if before.is_some() {
-            self.add(&["]"]);
-        }
+        self.add(&[close]);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The firmware's command line as clap would have it, made of the firmware's own usage.
 
 use clap::{Arg, ArgAction, Command, ValueHint};
-use returnpath::usage::{ABOUT, COMMANDS, Choice, OPTIONS};
+use returnpath::usage::{ABOUT, COMMANDS, Choice, OPTIONS, REQUIRED};
 
 /// The firmware.
 pub fn command() -> Command {
@@ -26,6 +26,7 @@ pub fn command() -> Command {
 
 fn argument(option: &Choice) -> Arg {
     let argument = Arg::new(option.name).long(option.name).help(option.about);
+    let argument = argument.required(REQUIRED.contains(&option.name));
     let argument = match option.details {
         "" => argument,
         details => argument.long_help(format!("{}. {details}", option.about)),
@@ -35,7 +36,8 @@ fn argument(option: &Choice) -> Arg {
         None => argument,
     };
     match option.value {
-        Some(value) => argument.value_name(value).value_hint(ValueHint::FilePath),
+        Some(value @ ("FILE" | "DEVICE")) => argument.value_name(value).value_hint(ValueHint::FilePath),
+        Some(value) => argument.value_name(value).value_hint(ValueHint::Other),
         None => argument.action(ArgAction::SetTrue),
     }
 }
