@@ -330,11 +330,13 @@ class Programs:
 
 def missing_packages() -> list[str]:
     packages = {
+        "conntrack": "conntrack",
         "ip": "iproute2",
         "iptables-legacy": "iptables",
         "iptables-nft": "iptables",
         "mount": "mount",
         "nft": "nftables",
+        "ping": "iputils-ping",
         "setpriv": "util-linux",
         "sh": "dash",
         "sysctl": "procps",
