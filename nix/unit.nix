@@ -16,11 +16,11 @@ let
     CapabilityBoundingSet = [ "CAP_NET_ADMIN" ];
     NoNewPrivileges = true;
 
-    # The settings below /proc/sys/net are all that it may write. (ProtectProc= would give it a procfs of its own,
-    # and with that a lock that nobody else sees.)
+    # The settings below /proc/sys/net are all that it may write. They are bound from the system's own /proc: the one that
+    # ProtectKernelTunables= mounts is another, where nobody sees our locks, and a guard not what others write.
     ProtectSystem = "strict";
     ProtectKernelTunables = true;
-    ReadWritePaths = [ "/proc/sys/net" ];
+    BindPaths = [ "/proc/sys/net" ];
     ProtectHome = true;
     PrivateTmp = true;
     PrivateDevices = true;
