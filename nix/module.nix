@@ -82,8 +82,17 @@ in
       example = "/dev/disk/by-partlabel/returnpath";
       description = ''
         The board partition to take the policy from, in place of the store. `returnpath-board write` puts a new policy
-        there, and `systemctl restart returnpath` has it in force. The NixOS firewall can not know its routers, so
-        {option}`networking.firewall.checkReversePath` is `"loose"` then.
+        there, and `systemctl reload returnpath` (without a guard: `restart`) has it in force. The NixOS firewall can not
+        know its routers, so {option}`networking.firewall.checkReversePath` is `"loose"` then.
+      '';
+    };
+
+    guard.enable = mkOption {
+      type = types.bool;
+      default = true;
+      description = ''
+        Stay, and put back what a port that goes down, a restart of the firewall or another program takes away. Without
+        it, `systemctl restart returnpath` does that.
       '';
     };
 
@@ -95,7 +104,7 @@ in
   config = lib.mkIf cfg.enable {
     systemd.services = {
       returnpath = lib.mkMerge [
-        unit.service
+        (unit.service (if cfg.guard.enable then unit.guard else unit.once))
         {
           wantedBy = [ "multi-user.target" ];
           requires = [ "returnpath-policy.service" ];
@@ -113,7 +122,7 @@ in
       systemd = {
         # Under another name: a unit that is active in the initrd would count as active afterwards, and not be started.
         services.returnpath-initrd = lib.mkMerge [
-          unit.service
+          (unit.service unit.once)
           {
             wantedBy = [ "initrd.target" ];
             before = [

@@ -64,7 +64,27 @@ in
     };
   };
 
-  service = {
+  # It ends when all that it has waited for is in force.
+  once = {
+    Type = "notify";
+    RemainAfterExit = true;
+    ExecStart = "${program} apply --wait ${source}";
+  };
+
+  # It stays. Whatever has ended it, it is back within ten seconds; but for a command line, a policy or a partition that
+  # it can not use: that is for somebody to mend.
+  guard = {
+    Type = "notify-reload";
+    ExecStart = "${program} guard ${source}";
+    WatchdogSec = "1min";
+    Restart = "always";
+    RestartPreventExitStatus = "2 3 6";
+    RestartSteps = 4;
+    RestartMaxDelaySec = "10s";
+  };
+
+  # `how` is one of the two above.
+  service = how: {
     description = "Replies leave by the router that the connection came in through";
     documentation = [ "man:returnpath(8)" ];
     unitConfig = {
@@ -82,12 +102,10 @@ in
 
     serviceConfig =
       sandbox
+      // how
       // {
-        # Ready as soon as all that can be is in force. The process stays for gateways whose port has no address yet,
-        # and ends; what it has installed stays, also when it is stopped.
-        Type = "notify";
-        RemainAfterExit = true;
-        ExecStart = "${program} apply --wait ${source}";
+        # Ready as soon as all that can be is in force; gateways whose port has no address yet follow. What is installed
+        # stays when the process ends, also when it is stopped.
         TimeoutStartSec = "30s";
       }
       // lib.optionalAttrs (device != null) {

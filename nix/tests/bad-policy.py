@@ -13,6 +13,7 @@ with subtest("both slots damaged: the boot goes on, and the unit has failed"):
     gateway.start()
     gateway.wait_for_unit("multi-user.target")
     gateway.wait_until_succeeds("systemctl is-failed returnpath", timeout=120)  # a slow machine finds the disk late
+    assert gateway.get_unit_property("returnpath.service", "NRestarts") == "0", "it is tried again and again"
     told = gateway.succeed("journalctl -b -o cat -u returnpath")
     for word in ("slot A", "slot B", "returnpath-board write"):
         assert word in told, f"{word!r} is not in what the unit says:\n{told}"

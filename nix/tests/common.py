@@ -64,6 +64,27 @@ def require_ways(family: int = 4) -> None:
         require_way(number, family)
 
 
+def require_way_during(command: str, lasting: int = 10) -> None:
+    """A connection by router 2 that is open before and after a command on the gateway goes on, by router 2 alone."""
+    is_open = "ss -Htn state established 'sport = :80' | grep -q ."
+    gateway.succeed(
+        "rm -f /run/was-open",
+        f"(until {is_open}; do sleep 0.1; done; {command}; {is_open} && touch /run/was-open) >/dev/null 2>&1 &",
+    )
+    require_way(2, lasting=lasting)
+    gateway.succeed("test -e /run/was-open")
+
+
+def guarded() -> None:
+    """The guard has nothing left to do."""
+    gateway.wait_until_succeeds("returnpath status --policy /etc/returnpath/policy.bin", timeout=60)
+
+
+def told(words: str, severity: str = "info") -> str:
+    """The shell command that looks for what the guard has said, in the journal."""
+    return f"journalctl -b -o cat -p {severity} -u returnpath | grep -E '{words}'"
+
+
 def require_failure(family: int = 4) -> int:
     """Without us a connection by router 2 must fail, while router 1 serves. Returns how many replies went astray."""
     require_way(1, family)

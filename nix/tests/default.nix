@@ -25,6 +25,7 @@ lib.genAttrs [
   "ipv6"
   "initrd"
   "coexistence"
+  "guard"
 ] plain
 // {
   homed-nftables = test "homed-nftables" ./homed.nix {
@@ -40,8 +41,13 @@ lib.genAttrs [
   };
   board = test "board" ./board.nix { scripts = [ ./board.py ]; };
   bad-policy = test "bad-policy" ./board.nix { scripts = [ ./bad-policy.py ]; };
-  flap = test "flap" ./homed.nix {
+  port-flap = test "port-flap" ./homed.nix {
     backend = "nftables";
-    scripts = [ ./flap.py ];
+    scripts = [ ./port-flap.py ];
+  };
+  unguarded = test "unguarded" ./homed.nix {
+    backend = "nftables";
+    guard = false;
+    scripts = [ ./unguarded.py ];
   };
 }

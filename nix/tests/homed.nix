@@ -2,6 +2,7 @@
 {
   network,
   backend,
+  guard ? true,
   scripts,
   ...
 }:
@@ -19,10 +20,13 @@
         "net.ipv4.conf.lan.rp_filter" = 1;
         "net.ipv4.conf.second.rp_filter" = 1;
       };
-      services.returnpath.settings.local_networks = [
-        "10.0.2.0/24"
-        "fd00:0:0:2::/64"
-      ];
+      services.returnpath = {
+        guard.enable = guard;
+        settings.local_networks = [
+          "10.0.2.0/24"
+          "fd00:0:0:2::/64"
+        ];
+      };
     };
   };
 }

@@ -142,6 +142,10 @@ let
         }
       ];
       numbers = [ (path { mark = 2; }) ];
+      unguarded = [
+        (path { })
+        { services.returnpath.guard.enable = false; }
+      ];
       board = [ board ];
       initrd = [
         (path { })
@@ -244,6 +248,13 @@ let
       scope-unknown = {
         modules = [ (path { scope = "everybody"; }) ];
         error = ofType "settings.paths.router2.scope" ''one of "local", "forward", "both"'';
+      };
+      guard-is-no-set = {
+        modules = [
+          (path { })
+          { services.returnpath.guard = true; }
+        ];
+        error = "The option `services.returnpath.guard' is a set of options";
       };
       log-is-a-number = {
         modules = [ (path { log = 1; }) ];
