@@ -26,6 +26,8 @@ lib.genAttrs [
   "initrd"
   "coexistence"
   "guard"
+  "nftables-restart"
+  "networkd-restart"
 ] plain
 // {
   homed-nftables = test "homed-nftables" ./homed.nix {

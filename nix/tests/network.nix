@@ -61,7 +61,10 @@ let
   };
   defaultBy = lan: number: {
     networking = {
-      defaultGateway.address = (address lan number).ipv4;
+      defaultGateway = {
+        address = (address lan number).ipv4;
+        interface = lan;
+      };
       defaultGateway6 = {
         address = (address lan number).ipv6;
         interface = lan;

@@ -36,6 +36,7 @@ Type=oneshot
 RemainAfterExit=yes
 ExecStart=/usr/sbin/ip -batch /etc/guest/{port}
 """
+NETWORKD = "systemd-networkd.service"
 
 
 @dataclass(frozen=True)
@@ -134,11 +135,7 @@ def system(node: Node, programs: Programs, folder: Path) -> Tree:
     tree.copy("/usr/local/lib/agent.py", HERE / "agent.py")
     tree.unit("agent.service", AGENT_UNIT, ("multi-user.target",))
 
-    for port in node.ports:
-        tree.unit(
-            f"network-addresses-{port.name}.service", ADDRESSES_UNIT.format(port=port.name), ("multi-user.target",)
-        )
-        tree.text(f"/etc/guest/{port.name}", "".join(f"{line}\n" for line in node.address_lines(port)))
+    _addresses(tree, node)
     tree.text("/etc/sysctl.d/60-nixos.conf", "".join(f"{key} = {value}\n" for key, value in node.sysctls().items()))
     tree.text("/etc/modules-load.d/nixos.conf", "".join(f"{name}\n" for name in node.facts["kernelModules"]))
     units, files = firewall.units(node)
@@ -147,6 +144,19 @@ def system(node: Node, programs: Programs, folder: Path) -> Tree:
     for path, text in files.items():
         tree.text(path, text)
     return tree
+
+
+def _addresses(tree: Tree, node: Node) -> None:
+    if node.facts["networkd"]:
+        tree.links[f"/etc/systemd/system/multi-user.target.wants/{NETWORKD}"] = f"/usr/lib/systemd/system/{NETWORKD}"
+        for port in node.ports:
+            tree.text(f"/etc/systemd/network/40-{port.name}.network", node.network_file(port))
+        return
+    for port in node.ports:
+        tree.unit(
+            f"network-addresses-{port.name}.service", ADDRESSES_UNIT.format(port=port.name), ("multi-user.target",)
+        )
+        tree.text(f"/etc/guest/{port.name}", "".join(f"{line}\n" for line in node.address_lines(port)))
 
 
 def stage1(node: Node, programs: Programs, folder: Path) -> Tree | None:

@@ -21,6 +21,7 @@ let
   etcPrefixes = [
     "iproute2/rt_tables.d/"
     "systemd/system.conf.d/"
+    "systemd/networkd.conf"
   ];
 
   machine =
@@ -44,6 +45,7 @@ let
         networking.defaultGateway
         networking.defaultGateway6
       ];
+      networkd = networking.useNetworkd;
       sysctl = lib.filterAttrs (
         name: value: lib.hasPrefix "net." name && value != null
       ) boot.kernel.sysctl;

@@ -41,11 +41,22 @@ class Node:
         lines = [f"link set {port.name} up"]
         for address in port.addresses:
             lines.append(f"address replace {address} dev {port.name}{' nodad' if ':' in address else ''}")
-        for gateway in map(ipaddress.ip_address, self.facts["gateways"]):
-            if any(gateway in ipaddress.ip_interface(address).network for address in port.addresses):
-                everything = "::/0" if gateway.version == 6 else "0.0.0.0/0"
-                lines.append(f"route replace {everything} via {gateway} dev {port.name}")
+        for gateway in self._gateways(port):
+            everything = "::/0" if ":" in gateway else "0.0.0.0/0"
+            lines.append(f"route replace {everything} via {gateway} dev {port.name}")
         return lines
+
+    def network_file(self, port: Port) -> str:
+        """The same for networkd, as NixOS makes it of the same options."""
+        lines = [f"Address={address}" for address in port.addresses]
+        lines += [f"Gateway={gateway}" for gateway in self._gateways(port)]
+        lines += ["DHCP=no", "IPv6AcceptRA=no", "IPv6DuplicateAddressDetection=0"]
+        return f"[Match]\nName={port.name}\n[Network]\n" + "".join(f"{line}\n" for line in lines)
+
+    def _gateways(self, port: Port) -> list[str]:
+        """The default gateways that are reached by it."""
+        networks = [ipaddress.ip_interface(address).network for address in port.addresses]
+        return [one for one in self.facts["gateways"] if any(ipaddress.ip_address(one) in net for net in networks)]
 
     def sysctls(self) -> dict[str, str]:
         """Those of the network, with numbers for what Nix has as booleans."""
