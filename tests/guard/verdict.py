@@ -1,0 +1,99 @@
+"""The verdict on a case: which replies went by router 1, whether they may have, and the figures."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+
+from load import DELAYED, Load, Record
+from witness import Packet, Witness
+
+UNDER_WAY = 0.05  # seconds that a packet which was routed before a repair may take to router 1
+
+# What an event may do to replies until it is repaired.
+NONE = "none"  # they get no answer, but never take the wrong way
+MEANWHILE = "meanwhile"  # they go astray
+FOR_GOOD = "for good"  # so do those of connections that began in the meantime, since they have no mark
+
+
+@dataclass(frozen=True)
+class Window:
+    """From before something was taken away until all of it was back."""
+
+    what: str
+    began: float
+    ended: float
+    repair: float  # seconds from the event to the repair, as the kernel told them; the worst of all that was taken away
+    harm: str  # NONE, MEANWHILE or FOR_GOOD
+
+    def holds(self, at: float) -> bool:
+        return self.began <= at <= self.ended + UNDER_WAY
+
+    def touches(self, record: Record) -> bool:
+        return self.began - UNDER_WAY <= record.ended and record.began <= self.ended + UNDER_WAY
+
+
+class Beginnings:
+    """When the first packet of each connection reached the host."""
+
+    def __init__(self, records: list[Record], first: list[Packet]) -> None:
+        self._opened: dict[tuple[int, int], list[float]] = {}
+        self._first: dict[tuple[int, int], list[float]] = {}
+        for record in records:
+            self._opened.setdefault((record.family, record.port), []).append(record.began)
+        for packet in first:
+            self._first.setdefault((packet.family, packet.port), []).append(packet.at)
+
+    def of(self, packet: Packet) -> float:
+        which = packet.family, packet.port
+        opened = max((at for at in self._opened.get(which, ()) if at <= packet.at), default=0.0)
+        return min((at for at in self._first.get(which, ()) if at >= opened), default=0.0)
+
+
+class Verdict:
+    """What the witness has seen of a load, sorted by the windows in which it happened."""
+
+    def __init__(self, load: Load, witness: Witness, windows: list[Window]) -> None:
+        self._load, self._windows = load, windows
+        self.meanwhile, self.later, self._wrong = 0, 0, []
+        began = Beginnings([*load.lasting, *load.records], witness.first)
+        for stray in witness.strays:
+            opened = began.of(stray)
+            if any(window.holds(stray.at) and window.harm != NONE for window in windows):
+                self.meanwhile += 1
+            elif any(window.holds(opened) and window.harm == FOR_GOOD for window in windows):
+                self.later += 1
+            else:
+                self._wrong.append(self._tell(stray, opened))
+        self._failed = [record for record in load.records if record.failure]
+
+    def _tell(self, stray: Packet, opened: float) -> str:
+        before = max((w for w in self._windows if w.began <= stray.at), key=lambda w: w.began, default=None)
+        when = f"{stray.at - before.ended:.3f} s after the repair of {before.what}" if before else "before any event"
+        return f"IPv{stray.family} port {stray.port}, {when}, of a connection {stray.at - opened:.3f} s old"
+
+    def figures(self) -> dict[str, float]:
+        found: dict[str, float] = {"events": len(self._windows)}
+        repairs = [1000 * window.repair for window in self._windows]
+        if any(repairs):
+            found["repair median ms"] = statistics.median(repairs)
+            found["repair worst ms"] = max(repairs)
+        records = self._load.records
+        found["connections"] = len(records)
+        found["per second"] = len(records) / self._load.seconds
+        found["failed"] = len(self._failed)
+        found["delayed"] = sum(not record.failure and record.ended - record.began > DELAYED for record in records)
+        found["astray meanwhile"] = self.meanwhile
+        found["astray later"] = self.later
+        return found
+
+    def wrong(self) -> str:
+        """What must not have been; empty: nothing."""
+        if self._wrong:
+            return f"{len(self._wrong)} replies left by router 1 although all was there; first: {self._wrong[0]}"
+        if broken := [record.failure for record in self._load.lasting if record.failure]:
+            return f"lasting connections ended: {broken}"
+        touched = lambda record: any(window.touches(record) for window in self._windows)  # noqa: E731
+        if outside := [record for record in self._failed if not touched(record)]:
+            return f"{len(outside)} connections failed that nothing had touched; first: {outside[0]}"
+        return ""
