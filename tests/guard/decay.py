@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 
-from addresses import HOST
+from addresses import HOST, MACS
 from bench import BENEATH, ROUTES, RULES, TABLE, Bench, case
 from netlink import Key
 from verdict import FOR_GOOD, MEANWHILE, NONE
 
 PATIENCE = 8  # takings-away that the guard puts back without a pause; 10 in truth
 FORGIVEN = 1.1  # seconds after which it has forgotten one
+SPARE_MAC = "52:54:00:c2:a5:4a"
 DOWN = 0.03  # seconds that a port stays down: some connections meet it
 # `ip -6 route flush` spares an unreachable default route of the last metric, as the kernel once had by itself.
 SPARED = "ip -6 route del unreachable default table 200 metric 4294967295"
@@ -132,3 +134,22 @@ def rule_flush(bench: Bench) -> None:
     flush = "until ip $family rule flush 2>/dev/null; do :; done"
     act = shell(bench, f"{flush}; printf '{mend}' | ip $family -batch -")
     again(bench, "ip rule flush", bench.options.times(50, 4), act, RULES, MEANWHILE, taken=2)
+
+
+@case("decay/mac-changed", "lan", "homed")
+def mac_changed(bench: Bench) -> None:
+    """The router is replaced by another one, which announces itself: source_macs = ["auto"] follows it."""
+    macs = itertools.cycle((SPARE_MAC, MACS[2]))
+    bench.router2.sysctl({"ipv4/conf/lan0/arp_notify": 1, "ipv6/conf/lan0/ndisc_notify": 1})
+    bench.host.run("ping", "-c1", "-W5", bench.layout.inside.host(2).ipv4)
+    image = bench.compile(bench.policy(source_macs=("auto",)))
+    with bench.guard("--policy", image) as guard, bench.load() as load:
+        cpu, times = guard.cpu(), bench.options.times(100, 5)
+        for number in range(times):
+            mac = next(macs)
+            act = lambda: bench.router2.ip(f"link set lan0 address {mac}")  # noqa: B023, E731
+            bench.event(f"another MAC {number + 1}", act, {("element", "macs", mac)}, FOR_GOOD)
+            bench.flows(load)
+        bench.in_force(image)
+        bench.figures["guard ms per event"] = 1000 * (guard.cpu() - cpu) / times
+        bench.resident(guard)
