@@ -135,11 +135,6 @@ class Machine:
             os.close(hear)
             os.waitpid(pid, 0)
 
-    @property
-    def descriptor(self) -> int:
-        """Of its network namespace."""
-        return self._net
-
     @contextlib.contextmanager
     def inside(self, mounts: bool = True) -> Iterator[None]:
         """Steps into it; without `mounts`, files are those of the real machine (iproute2 knows none of our names)."""
