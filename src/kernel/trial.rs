@@ -36,10 +36,10 @@ pub enum Verdict {
 }
 
 impl Trial {
-    /// Installs a policy for so long, as [`commit::apply`] does. `None`: it is in force already, and not on trial.
+    /// Installs a policy for so long, as [`apply`](super::commit::apply) does. `None`: it is in force already, and not on trial.
     ///
     /// # Errors
-    /// As [`commit::apply`]; another policy is on trial.
+    /// As [`apply`](super::commit::apply); another policy is on trial.
     pub fn begin(policy: &Policy, period: Duration) -> Result<Option<Trial>, Error> {
         let _lock = Lock::take()?;
         let mut journal = Journal::open()?;
