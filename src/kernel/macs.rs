@@ -61,7 +61,8 @@ pub fn learn(
     if early == Early::Refuse {
         ask(plan, routing)?;
     }
-    let unknown = look(plan, there, early, routing)?;
+    let (unknown, learned) = find(plan, there, early, routing)?;
+    learned.iter().for_each(|line| log::info!("{line}"));
     match unknown.first() {
         Some(gateway) if early == Early::Refuse => Err(Error::new(format!(
             "path {}: {gateway}; see that the router is there, name its MAC in `source_macs`, or let \
@@ -86,8 +87,18 @@ pub fn look(
     early: Early,
     routing: &mut Routing,
 ) -> Result<Vec<Gateway>, Error> {
+    Ok(find(plan, there, early, routing)?.0)
+}
+
+/// As [`look`]; and a line for each MAC that is not in `there` yet.
+fn find(
+    plan: &mut Plan,
+    there: &Ruleset,
+    early: Early,
+    routing: &mut Routing,
+) -> Result<(Vec<Gateway>, Vec<String>), Error> {
     let table = there.macs();
-    let mut paths = Vec::new();
+    let (mut paths, mut learned) = (Vec::new(), Vec::new());
     // What is so now comes before what once was, whichever path it is of.
     for follower in plan.followers.clone() {
         let (named, earlier) = (plan.macs_of(&follower), earlier(plan, &follower, &table));
@@ -106,7 +117,7 @@ pub fn look(
                     gateway.address
                 ),
                 None if !named.contains(&mac) && !earlier.contains(&mac) => {
-                    log::info!("path {}: gateway {} has MAC {mac}", follower.path, gateway.address)
+                    learned.push(format!("path {}: gateway {} has MAC {mac}", follower.path, gateway.address))
                 }
                 _ => {}
             }
@@ -125,7 +136,7 @@ pub fn look(
             unknown.extend(silent.into_iter().skip(kept));
         }
     }
-    Ok(unknown)
+    Ok((unknown, learned))
 }
 
 /// A plan with the MACs that our table has.

@@ -99,7 +99,7 @@ def comes_back(bench: Bench) -> None:
             router.batch(f"link set peer0 address {SECOND}")
             neighbour(host, "10.0.0.2", SECOND)
             done = host.finish(*bench.programs.status(image))
-            require(done.returncode == 5 and "content of set macs" in done.stdout, f"status: {done}")
+            require(done.returncode == 5 and "content of map macs" in done.stdout, f"status: {done}")
             said = bench.apply(host, image)
             require(f"gateway 10.0.0.2 has MAC {SECOND}" in said and "in force\n" in said, said)
             require(macs(host) == {SECOND: "router2"}, f"{macs(host)}")

@@ -695,7 +695,7 @@ BAD_IMAGES: dict[str, tuple] = {
     "one-byte-short": (lambda good: good[:-1], "damaged"),
     "one-byte-long": (lambda good: good + b"\0", "damaged"),
     "oversize": (lambda good: good + bytes(1 << 20), "more than any policy"),
-    "version": (lambda good: sealed(good[:4] + b"\2" + good[5:-4]), "version 2", "version 1"),
+    "version": (lambda good: sealed(good[:4] + b"\3" + good[5:-4]), "version 3", "versions 1-2"),
     "bad-body": (lambda good: sealed(good[:5] + b"\xff" * 40), "malformed"),
     "trailing": (lambda good: sealed(good[:-4] + b"\0\0"), "after its last path"),
     "zero-mask": (lambda good: sealed(good[:5] + b"\0\0\0"), "mark_mask"),
