@@ -21,6 +21,7 @@ from verdict import Verdict, Window
 from witness import Witness
 
 CASES: dict[str, Callable[[Bench], None]] = {}
+SLOW = 1.0  # seconds of a repair about which the guard's log is worth a look
 FLOWING = 8  # connections that have to be answered before the next event
 
 # What the kernel holds for the path.
@@ -167,7 +168,7 @@ class Bench:
 
     def event(self, what: str, act: Callable[[], object], back: set[Key], harm: str) -> Window:
         """Something is taken away; waits until what belongs `back` has come, and nothing of ours is missing."""
-        began = time.monotonic()
+        began, old = time.monotonic(), len(self._guard.said())
         act()
         acted, witness = time.monotonic(), self.witness
 
@@ -182,6 +183,8 @@ class Bench:
 
         witness.until(is_repaired, missing)
         last, longest = self._repair(began)
+        if longest > SLOW:
+            print(f"{what} took {longest:.3f} s to repair; the guard said:\n{self._guard.said()[old:]}")
         window = Window(what, began, last or acted, longest, harm)
         self.windows.append(window)
         return window
