@@ -47,8 +47,14 @@ fn stage<'a>(program: &OsString, arguments: &'a [OsString]) -> Option<&'a [OsStr
             None
         }
         [first, rest @ ..] if first == "init" => Some(rest),
+        // In a container a command is PID 1 as well, and no kernel has such words for an init.
+        [first, ..] if first.to_str().is_some_and(is_command) => None,
         _ => (std::process::id() == 1).then_some(arguments),
     }
+}
+
+fn is_command(word: &str) -> bool {
+    matches!(word, "apply" | "confirm" | "check" | "status" | "watch" | "explain" | "guard" | "remove")
 }
 
 fn command(arguments: &[OsString]) -> u8 {

@@ -150,7 +150,7 @@ impl Guard<'_> {
 
     /// Compares, and repairs the difference.
     fn compare(&mut self, policy: &mut Policy) {
-        let began = Instant::now();
+        let (began, used) = (Instant::now(), processor_time());
         self.due = None;
         let mut heard = core::mem::take(&mut self.heard);
         let found = keep(policy);
@@ -186,8 +186,7 @@ impl Guard<'_> {
                 self.due = Some(Instant::now() + pause);
             }
         }
-        let now = Instant::now();
-        self.not_before = now + FOLD.max((now - began) * (SHARE - 1));
+        self.not_before = Instant::now() + FOLD.max((processor_time() - used) * (SHARE - 1));
         self.due = self.due.map(|due| due.max(self.not_before));
     }
 
@@ -266,6 +265,12 @@ impl Guard<'_> {
             }
         }
     }
+}
+
+/// What this process has used of the processor so far.
+fn processor_time() -> Duration {
+    let used = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(used.tv_sec as u64, used.tv_nsec as u32)
 }
 
 fn by(heard: &Heard) -> String {

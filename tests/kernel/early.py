@@ -318,3 +318,15 @@ def no_board(bench: Bench) -> None:
 def no_policy(bench: Bench) -> None:
     with stage(bench) as boot:
         require("<3>" in boot.init(code=3), boot.log())
+
+
+@case("early/command-as-process-1")
+def command_as_process_1(bench: Bench) -> None:
+    """As in a container. It must not become the boot stage, which would execute the machine's init there."""
+    image = bench.image(LAN)
+    with Machine() as host:
+        for command in ("apply", "status", "check"):
+            run = f"mount -t tmpfs none /sbin/. && exec {bench.programs.firmware} {command} --policy {image}"
+            done = host.finish("unshare", "--mount", "--pid", "--fork", "sh", "-c", run)
+            require(done.returncode == 0, f"{command}: exit {done.returncode}: {done.stdout}{done.stderr}")
+        require("via 10.0.0.2" in table(host, 200), table(host, 200))
