@@ -78,8 +78,18 @@ fn run(words: &[&str]) -> Result<u8, Failure> {
         ["apply", trial::WORK, seconds, rest @ ..] => {
             trial::work(seconds, &source("apply", rest)?, &mut policy)
         }
+        [_, rest @ ..] if rest.iter().any(|word| matches!(*word, "--help" | "-h")) => {
+            print(usage::HELP);
+            Ok(0)
+        }
         ["apply", rest @ ..] if rest.contains(&"--confirm") => {
             let (seconds, rest) = take("--confirm", rest)?;
+            if let Some(other) = rest.iter().find(|word| matches!(**word, "--wait" | "--strict")) {
+                let line = format!(
+                    "apply: --confirm and {other} exclude one another; run `returnpath check --strict` first"
+                );
+                return Err(Failure::new(exit::USAGE, line));
+            }
             source("apply", &rest)?;
             trial::apply(seconds, &rest)
         }
@@ -173,6 +183,20 @@ fn switch<'a>(switch: &str, words: &[&'a str]) -> (bool, Vec<&'a str>) {
     (rest.len() < words.len(), rest)
 }
 
+/// What is wrong with the words that shall say where the policy is.
+fn wrong(words: &[&str]) -> String {
+    match words {
+        [source @ ("--policy" | "--board")] => {
+            format!("{source}: its value is missing, which is the next word")
+        }
+        [a @ ("--policy" | "--board"), _, b @ ("--policy" | "--board"), ..] => {
+            format!("{a} and {b}: it takes one of the two, once")
+        }
+        ["--policy" | "--board", _, word, ..] | [word, ..] => format!("`{word}`: it takes no such word"),
+        [] => String::new(), // not reachable: then there is nothing wrong
+    }
+}
+
 /// Where a command shall take the policy from.
 fn source(command: &str, options: &[&str]) -> Result<Source, Failure> {
     match options {
@@ -185,12 +209,9 @@ fn source(command: &str, options: &[&str]) -> Result<Source, Failure> {
         ["--board", "-"] => Ok(Source::BoardInput),
         ["--policy", file] => Ok(Source::File(file.into())),
         ["--board", device] => Ok(Source::Board(Board::parse(device))),
-        _ => Err(Failure::new(
-            exit::USAGE,
-            format!(
-                "{command}: it takes `--policy FILE` or `--board DEVICE`, as two words; see `returnpath --help`"
-            ),
-        )),
+        _ => {
+            Err(Failure::new(exit::USAGE, format!("{command}: {}; see `returnpath --help`", wrong(options))))
+        }
     }
 }
 

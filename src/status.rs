@@ -178,7 +178,7 @@ impl Display for Status<'_> {
             writeln!(f, "{}\n{}", self.next_hops(), self.traffic())?;
         }
         if self.is_guarded {
-            writeln!(f, "a guard is at work: it puts back what is taken away")?;
+            writeln!(f, "a guard is at work")?;
         }
         if let Some(seconds) = self.seconds_left {
             writeln!(f, "on trial: it is taken back in {seconds} s; keep it with `returnpath confirm`")?;

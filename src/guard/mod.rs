@@ -36,9 +36,9 @@ const SHARE: u32 = 5;
 /// # Errors
 /// There is a guard already; the first installation's; the kernel does not tell of changes.
 pub fn run(source: &Source, policy: &mut Policy) -> Result<(), Failure> {
-    let _presence = Presence::take()?;
+    let presence = Some(Presence::take()?);
     // Before the kernel is looked at, so that nothing that comes after that is missed.
-    let mut guard = Guard::new(source, News::listen()?);
+    let mut guard = Guard::new(source, News::listen()?, presence);
     guard.install(policy)?;
     guard.progress.ready();
     loop {
@@ -72,14 +72,16 @@ struct Guard<'a> {
     in_force: String,
     /// Something has gone wrong since, or another policy is in force.
     is_troubled: bool,
-    /// What can not be used yet.
-    awaited: Vec<String>,
+    /// What was found and left out the last time, but for the differences.
+    last: Installed,
+    /// `None`: another policy is in force, and this guard stands aside.
+    presence: Option<Presence>,
     watchdog: Watchdog,
     progress: Progress,
 }
 
 impl Guard<'_> {
-    fn new(source: &Source, news: News) -> Guard<'_> {
+    fn new(source: &Source, news: News, presence: Option<Presence>) -> Guard<'_> {
         let now = Instant::now();
         Guard {
             source,
@@ -91,7 +93,8 @@ impl Guard<'_> {
             patience: Patience::new(now),
             in_force: String::new(),
             is_troubled: false,
-            awaited: Vec::new(),
+            last: Installed::default(),
+            presence,
             watchdog: Watchdog::of_environment(now),
             progress: Progress::default(),
         }
@@ -112,8 +115,10 @@ impl Guard<'_> {
     fn adopt(&mut self, line: String, installed: Installed) {
         self.news.watch_settings(&installed.settings);
         self.progress.say(Level::Info, &line);
-        (self.in_force, self.is_troubled, self.awaited) = (line, false, Vec::new());
-        self.wait_for(installed.awaited, true);
+        (self.in_force, self.is_troubled) = (line, false);
+        self.last = Installed::default();
+        self.be_present();
+        self.wait_for(installed, true);
     }
 
     /// Reads the source again. The policy of before stays if there is none that can be used.
@@ -153,7 +158,7 @@ impl Guard<'_> {
         let (began, used) = (Instant::now(), processor_time());
         self.due = None;
         let mut heard = core::mem::take(&mut self.heard);
-        let found = keep(policy);
+        let found = keep(policy, &self.last);
         // What has come meanwhile is of what was found, or else of the next comparison. Our own changes come as well.
         self.listen();
         if !matches!(&found, Ok(Found::Ours(installed)) if installed.differences.is_empty()) {
@@ -164,14 +169,15 @@ impl Guard<'_> {
                 let was_troubled = core::mem::take(&mut self.is_troubled);
                 if was_troubled {
                     self.progress.say(Level::Info, &self.in_force);
+                    self.be_present();
                 }
                 if !installed.differences.is_empty() {
                     // What was awaited and has come was taken away by nobody.
-                    heard.is_flap |= installed.awaited != self.awaited;
+                    heard.is_flap |= installed.awaited != self.last.awaited;
                     self.tell_of(&installed.differences, &heard);
                     self.news.watch_settings(&installed.settings);
                 }
-                self.wait_for(installed.awaited, was_troubled);
+                self.wait_for(installed, was_troubled);
             }
             Ok(Found::Other) => self.stand_by(policy),
             // The port went down again while its route was being put back.
@@ -228,15 +234,26 @@ impl Guard<'_> {
     }
 
     /// Says what can not be used yet, if that has changed or has to be said `again`.
-    fn wait_for(&mut self, awaited: Vec<String>, again: bool) {
+    fn wait_for(&mut self, installed: Installed, again: bool) {
+        let awaited = &installed.awaited;
         match awaited.is_empty() {
-            true if !self.awaited.is_empty() => self.progress.say(Level::Info, COMPLETE),
-            false if again || awaited != self.awaited => {
+            true if !self.last.awaited.is_empty() => self.progress.say(Level::Info, COMPLETE),
+            false if again || *awaited != self.last.awaited => {
                 self.progress.say(Level::Warn, &format!("waiting for {}", awaited.join(", and ")));
             }
             _ => {}
         }
-        self.awaited = awaited;
+        self.last = installed;
+    }
+
+    /// After it has stood aside.
+    fn be_present(&mut self) {
+        if self.presence.is_none() {
+            match Presence::take() {
+                Ok(presence) => self.presence = Some(presence),
+                Err(error) => self.trouble(Level::Error, &error.to_string()),
+            }
+        }
     }
 
     /// Another policy is in force: it may be what the source has by now.
@@ -245,7 +262,7 @@ impl Guard<'_> {
         let news = &mut self.news;
         let adopted = self.source.load(policy).and_then(|name| {
             news.attend(policy);
-            match keep(policy)? {
+            match keep(policy, &self.last)? {
                 Found::Ours(installed) => Ok((name, installed)),
                 Found::Other => Err(Failure::new(
                     exit::REFUSED,
@@ -260,6 +277,7 @@ impl Guard<'_> {
             Ok((name, installed)) => self.adopt(in_force(&name, policy), installed),
             Err(failure) => {
                 restore(&before, policy);
+                self.presence = None; // whoever asks for a guard shall know
                 self.news.attend(policy);
                 self.trouble(Level::Warn, &failure.line);
             }

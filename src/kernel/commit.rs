@@ -44,6 +44,8 @@ pub struct Installed {
     pub awaited: Vec<String>,
     /// Settings that the policy depends on, by their paths under `/proc/sys`.
     pub settings: Vec<String>,
+    /// What the settings were before us.
+    pub(super) record: Vec<Setting>,
 }
 
 impl Installed {
@@ -66,7 +68,7 @@ pub enum Found {
 /// # Errors
 /// The line that says what was refused, why, and what to do. The kernel is then as it was before.
 pub fn apply(policy: &Policy) -> Result<Outcome, Error> {
-    Ok(match install(policy, Early::Refuse)? {
+    Ok(match install(policy, Early::Refuse, None)? {
         Found::Ours(installed) => installed.outcome(),
         Found::Other => Outcome::Unchanged, // not reachable, as below
     })
@@ -110,7 +112,7 @@ pub fn check(policy: &Policy) -> Vec<Finding> {
 /// # Errors
 /// As [`apply`], for everything that waiting does not mend.
 pub fn apply_early(policy: &Policy) -> Result<Installed, Error> {
-    match install(policy, Early::Await)? {
+    match install(policy, Early::Await, None)? {
         Found::Ours(installed) => Ok(installed),
         Found::Other => Ok(Installed::default()), // only `keep` and `complete` ask whose it is
     }
@@ -122,21 +124,30 @@ pub fn apply_early(policy: &Policy) -> Result<Installed, Error> {
 /// # Errors
 /// As [`apply_early`].
 pub fn complete(policy: &Policy) -> Result<Option<Vec<String>>, Error> {
-    Ok(match install(policy, Early::Complete)? {
+    Ok(match install(policy, Early::Complete, None)? {
         Found::Ours(installed) => Some(installed.awaited),
         Found::Other => None,
     })
 }
 
-/// Puts back what has gone or changed since [`apply_early`], unless another policy has been installed meanwhile.
+/// Puts back what has gone or changed since `last`, unless another policy has been installed meanwhile.
 ///
 /// # Errors
 /// As [`apply_early`].
-pub fn keep(policy: &Policy) -> Result<Found, Error> {
-    install(policy, Early::Keep)
+pub fn keep(policy: &Policy, last: &Installed) -> Result<Found, Error> {
+    install(policy, Early::Keep, Some(&last.record))
 }
 
-fn install(policy: &Policy, early: Early) -> Result<Found, Error> {
+/// What [`install_by`] shall do.
+pub(super) struct Order<'a> {
+    pub early: Early,
+    /// The line that the table shall have about a trial ([`super::trial`]).
+    pub trial: Option<&'a str>,
+    /// What the settings were before us, should the table be lost.
+    pub record: Option<&'a [Setting]>,
+}
+
+fn install(policy: &Policy, early: Early, record: Option<&[Setting]>) -> Result<Found, Error> {
     let _lock = Lock::take()?;
     let mut journal = Journal::open()?;
     let (before, foreign) = observe(&mut journal)?;
@@ -144,18 +155,16 @@ fn install(policy: &Policy, early: Early) -> Result<Found, Error> {
         Early::Refuse | Early::Await => None, // an order puts an end to it
         Early::Complete | Early::Keep => before.table.trial().map(String::from),
     };
-    install_by(&mut journal, policy, early, &before, &foreign, trial.as_deref())
+    install_by(&mut journal, policy, &Order { early, trial: trial.as_deref(), record }, &before, &foreign)
 }
 
-/// The installation itself, for whoever holds the lock and has read what there is; `trial` is the line that the table
-/// shall have about a trial ([`super::trial`]).
+/// The installation itself, for whoever holds the lock and has read what there is.
 pub(super) fn install_by(
     journal: &mut Journal,
     policy: &Policy,
-    early: Early,
+    &Order { early, trial, record }: &Order,
     before: &State,
     foreign: &[ForeignRule],
-    trial: Option<&str>,
 ) -> Result<Found, Error> {
     journal.routing.only_connected = early != Early::Refuse;
     let mut plan = plan(policy, &before.ways, &mut journal.routing)?;
@@ -171,7 +180,11 @@ pub(super) fn install_by(
     let mut awaited = preflight::check_ports(&mut plan, early, &mut journal.routing)?;
     awaited.extend(macs::learn(&mut plan, &before.table, early, &mut journal.routing)?);
 
-    let needs = Needs::new(&plan, recorded(before, &plan, &mut journal.routing)?, &mut journal.routing)?;
+    let recorded = match record.filter(|_| before.table.is_empty()) {
+        Some(record) => record.to_vec(),
+        None => recorded(before, &plan, &mut journal.routing)?,
+    };
+    let needs = Needs::new(&plan, recorded, &mut journal.routing)?;
     for name in &needs.absent {
         match early {
             Early::Refuse => log::warn!(
@@ -204,6 +217,7 @@ pub(super) fn install_by(
         differences,
         awaited,
         settings: sysctl::read_by(&plan, &mut journal.routing)?,
+        record: needs.record,
     }))
 }
 

@@ -3,7 +3,7 @@
 //! That it is on trial is a line in the table, beside the settings of before. To confirm is to take that line out; so
 //! whoever waits for it, whoever confirms and whoever else installs something need not know of one another.
 
-use super::commit::{Found, Outcome, install_by, observe};
+use super::commit::{Found, Order, Outcome, install_by, observe};
 use super::differences::compare;
 use super::journal::{Act, Journal};
 use super::lock::Lock;
@@ -57,7 +57,8 @@ impl Trial {
         if compare(policy)?.differences.is_empty() {
             return Ok(None);
         }
-        match install_by(&mut journal, policy, Early::Refuse, &before, &foreign, Some(&line))? {
+        let order = Order { early: Early::Refuse, trial: Some(&line), record: None };
+        match install_by(&mut journal, policy, &order, &before, &foreign)? {
             Found::Ours(installed) if installed.outcome() == Outcome::Changed => {
                 Ok(Some(Trial { journal, before: before.ways, names, line, until }))
             }

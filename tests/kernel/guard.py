@@ -206,6 +206,8 @@ def beside(bench: Bench) -> None:
 
         bench.apply(host, third)
         guard.tells("STATUS=another policy than that of")
+        said = host.run(bench.programs.firmware, "status", "--policy", third)
+        require("guard is at work" not in said, f"it claims to guard:\n{said}")
         host.run("ip", "rule", "add", "fwmark", "0x9999", "table", "main", "priority", "7")  # it wakes, and lets it be
         time.sleep(0.1)
         require(is_whole(host, bench, third), "the policy that was applied by hand is gone")
@@ -216,6 +218,26 @@ def beside(bench: Bench) -> None:
         guard.hear()
         host.run("nft", "flush", "ruleset")
         comes_back(host, bench, other, guard)
+
+
+@case("guard/remembers-settings")
+def remembers_settings(bench: Bench) -> None:
+    """The record of what settings were goes with the table; a guard has read it before."""
+    image = bench.image(LAN)
+    with Machine() as host, strict(host):
+        host.sysctl("ipv4/tcp_fwmark_accept", 1)
+        clean = snapshot(host)
+        with service(host, bench.programs.firmware, "guard", "--policy", image) as guard:
+            guard.says("in force")
+            whole = snapshot(host)
+            host.run("nft", "flush", "ruleset")
+            comes_back(host, bench, image, guard)
+            require("our record of it is lost" not in guard.hear(), guard.said)
+            same(whole, snapshot(host), "after a flush")
+            guard.process.terminate()
+            guard.ends()
+        bench.remove(host)
+        same(clean, snapshot(host), "after remove")
 
 
 @case("guard/only-one")
