@@ -12,6 +12,7 @@ use crate::policy::Policy;
 use crate::source::Source;
 use log::Level;
 use rustix::process::setsid;
+use rustix::thread::set_name;
 use std::io::{Read, Write, stdout};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -62,6 +63,7 @@ pub fn apply(seconds: &str, words: &[&str]) -> Result<u8, Failure> {
 pub fn work(seconds: &str, source: &Source, policy: &mut Policy) -> Result<u8, Failure> {
     let period = period(seconds)?;
     close_inherited();
+    let _ = set_name(c"returnpath"); // it was started as /proc/self/exe
     let _ = setsid(); // it fails only for whoever leads a session already
     let result = source.load(policy).and_then(|name| Ok((Trial::begin(policy, period)?, name)));
     let (trial, name) = result.inspect_err(|failure| tell(failure.code))?;

@@ -93,7 +93,7 @@ fn protocol(word: &str, is_v4: bool) -> Result<u8, Failure> {
         "tcp" => Ok(TCP),
         "udp" => Ok(UDP),
         "sctp" => Ok(SCTP),
-        "icmp" => Ok(if is_v4 { ICMP } else { ICMPV6 }),
+        "icmp" | "icmpv6" => Ok(if is_v4 { ICMP } else { ICMPV6 }),
         number => {
             value("--proto", number, "not a protocol; write tcp, udp, sctp, icmp or a number up to 255")
         }

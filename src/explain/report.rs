@@ -50,7 +50,8 @@ impl Report {
             }
             (Some(way), _, Some((_, Answer::Nowhere(why)))) => Some(format!("{}: {why}", shall(way))),
             (Some(way), _, Some((_, answer))) if !is_way(way, answer) => {
-                Some(format!("{}; `ip rule` shows what comes before", shall(way)))
+                let see = if self.differences == 0 { "; `ip rule` shows what comes before" } else { "" };
+                Some(shall(way) + see)
             }
             (None, _, Some((_, Answer::On { table, .. }))) => {
                 let path = self.plan.table_names.iter().find(|(ours, _)| ours == table);

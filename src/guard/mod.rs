@@ -113,7 +113,7 @@ impl Guard<'_> {
 
     /// From now on this policy is the one to be kept.
     fn adopt(&mut self, line: String, installed: Installed) {
-        self.news.watch_settings(&installed.settings);
+        self.watch(&installed);
         self.progress.say(Level::Info, &line);
         (self.in_force, self.is_troubled) = (line, false);
         self.last = Installed::default();
@@ -175,7 +175,7 @@ impl Guard<'_> {
                     // What was awaited and has come was taken away by nobody.
                     heard.is_flap |= installed.awaited != self.last.awaited;
                     self.tell_of(&installed.differences, &heard);
-                    self.news.watch_settings(&installed.settings);
+                    self.watch(&installed);
                 }
                 self.wait_for(installed, was_troubled);
             }
@@ -244,6 +244,14 @@ impl Guard<'_> {
             _ => {}
         }
         self.last = installed;
+    }
+
+    /// Listens to the settings, and looks once more at what has become of them meanwhile.
+    fn watch(&mut self, installed: &Installed) {
+        if let Err(error) = self.news.watch_settings(&installed.settings) {
+            self.trouble(Level::Error, &error.to_string());
+        }
+        self.due = Some(Instant::now());
     }
 
     /// After it has stood aside.

@@ -53,7 +53,9 @@ impl Write for Kmsg {
 /// One line for the kernel log, from a process that has nobody else left to tell.
 pub fn say(level: Level, line: &str) {
     if let Ok(mut kmsg) = open() {
-        let _ = writeln!(kmsg, "<{}>returnpath: {}", severity(level), record_of(line));
+        // One write is one record.
+        let record = format!("<{}>returnpath: {}\n", severity(level), record_of(line));
+        let _ = kmsg.write_all(record.as_bytes());
     }
 }
 

@@ -91,7 +91,7 @@ pub fn check(policy: &Policy) -> Vec<Finding> {
         let mut journal = Journal::open()?;
         let (there, foreign) = observe(&mut journal)?;
         let mut plan = plan(policy, &there.ways, &mut journal.routing)?;
-        macs::look(&mut plan, &there.table, Early::Await, &mut journal.routing)?;
+        let unknown = macs::look(&mut plan, &there.table, Early::Refuse, &mut journal.routing)?;
         let mut findings = preflight::foresee(policy, &plan, &foreign, &mut journal.routing)?;
         findings.extend(preflight::look(
             policy,
@@ -100,6 +100,12 @@ pub fn check(policy: &Policy) -> Vec<Finding> {
             &foreign,
             &mut journal.routing,
         ));
+        findings.extend(unknown.iter().map(|gateway| {
+            preflight::warning(
+                "mac-unknown",
+                format!("{gateway}; `apply` asks it, and is refused if it stays so"),
+            )
+        }));
         Ok(findings)
     };
     examine().unwrap_or_else(|error: Error| vec![preflight::refusal("refused", error.to_string())])

@@ -11,7 +11,7 @@ use crate::policy::Policy;
 use core::fmt::{self, Display, Formatter};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::inotify;
+use rustix::fs::{Mode, OFlags, inotify, open};
 use rustix::io::{Errno, read};
 use rustix::net::netlink::{self, SocketAddrNetlink};
 use rustix::net::{
@@ -125,6 +125,8 @@ pub struct News {
     routing: OwnedFd,
     nftables: OwnedFd,
     settings: OwnedFd,
+    /// The settings that are listened to.
+    held: Vec<OwnedFd>,
     signals: Signals,
     interest: Interest,
     /// What is known so far of a batch of nftables.
@@ -144,8 +146,8 @@ impl News {
             routing: subscribe(None, ROUTING_GROUPS).map_err(failed("routing socket"))?,
             nftables: subscribe(Some(netlink::NETFILTER), NFTABLES_GROUP)
                 .map_err(failed("nftables socket"))?,
-            settings: inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
-                .map_err(failed("inotify"))?,
+            settings: inotify().map_err(failed("inotify"))?,
+            held: Vec::new(),
             signals: Signals::catch().map_err(|e| Error::new(format!("signals: {e}; see the kernel log")))?,
             interest: Interest::default(),
             batch: Batch::default(),
@@ -162,14 +164,20 @@ impl News {
         }
     }
 
-    /// Listens to these settings, too: whoever writes to one through the same `/proc` is heard. A setting of a port that
-    /// has been made again is another one.
-    pub fn watch_settings(&self, names: &[String]) {
+    /// Listens to these settings from now on: whoever writes to one through the same `/proc` is heard. A setting of a port
+    /// that has been made again is another one, so all of it is made anew. What was heard of settings is forgotten.
+    pub fn watch_settings(&mut self, names: &[String]) -> Result<(), Error> {
+        self.settings =
+            inotify().map_err(|error| Error::new(format!("inotify: {error}; see the kernel log")))?;
+        self.held.clear();
         for name in names {
-            // A setting that is not there has nothing to tell.
-            let _ =
-                inotify::add_watch(&self.settings, format!("/proc/sys/{name}"), inotify::WatchFlags::MODIFY);
+            let path = format!("/proc/sys/{name}");
+            // A setting has another inode each time that it is looked up anew, unless somebody has it open
+            // (`proc_sys_make_inode`, fs/proc/proc_sysctl.c). One that is not there has nothing to tell.
+            self.held.extend(open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()));
+            let _ = inotify::add_watch(&self.settings, path, inotify::WatchFlags::MODIFY);
         }
+        Ok(())
     }
 
     /// Sleeps until there is something to take, or until then.
@@ -212,7 +220,12 @@ impl News {
                             rest = after;
                         }
                     }
-                    Err(Errno::NOBUFS) => heard.is_relevant = true, // so much that some was lost
+                    // So much that some was lost. What was known from before may not be so any more.
+                    Err(Errno::NOBUFS) => {
+                        heard.is_relevant = true;
+                        self.interest.neighbours.clear();
+                        self.batch = Batch::default();
+                    }
                     Err(Errno::INTR) => {}
                     Err(_) => break,
                 }
@@ -223,6 +236,10 @@ impl News {
         }
         heard
     }
+}
+
+fn inotify() -> Result<OwnedFd, Errno> {
+    inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
 }
 
 fn subscribe(protocol: Option<Protocol>, groups: u32) -> Result<OwnedFd, Errno> {

@@ -240,6 +240,19 @@ def remembers_settings(bench: Bench) -> None:
         same(clean, snapshot(host), "after remove")
 
 
+@case("guard/settings-after-reclaim")
+def settings_after_reclaim(bench: Bench) -> None:
+    """The kernel makes a setting's inode anew once it has dropped its name from the cache."""
+    image = bench.image(LAN)
+    with Machine() as host, strict(host):
+        bench.apply(host, image)
+        with guarded(host, bench, image) as guard:
+            Path("/proc/sys/vm/drop_caches").write_text("2\n")
+            for command in TAKEN["setting"]:
+                host.run(*command)
+            comes_back(host, bench, image, guard)
+
+
 @case("guard/only-one")
 def only_one(bench: Bench) -> None:
     image = bench.image(LAN)

@@ -12,7 +12,7 @@ from pathlib import Path
 from case import SECONDS, Bench, case, require, same, until
 from early import LAN
 from guard import OTHER, comes_back, guarded, is_whole
-from machine import Machine, snapshot
+from machine import Machine, command, snapshot
 
 ANOTHER = LAN.replace("0x2", "0x4").replace("200", "300")
 
@@ -41,6 +41,8 @@ def taken_back(bench: Bench, before: str) -> None:
         require("in force, on trial" in said and "taken back in 1 s" in said, said)
         require(is_whole(host, bench, image), "the policy on trial differs from itself")
         comes_to(host, was, "after the trial")
+        line = f"returnpath: {image}: not confirmed within 1 s, and taken back"
+        until(lambda: line in command("dmesg"), "a record in the kernel log", lambda: command("dmesg")[-2000:])
 
 
 @case("trial/confirmed")
