@@ -93,12 +93,13 @@ fn fold(text: &str, separator: &str) -> String {
     kept.into_iter().map(show).collect::<Vec<_>>().join(separator)
 }
 
-/// Each number, decimal or `0x…`, as `#`.
+/// Each number, decimal or `0x…`, as `#`; and so the sum in the name of a set, which is one of four digits.
 fn without_numbers(text: &str) -> String {
     let mut plain = String::new();
     let mut in_number = false;
-    for c in text.chars() {
-        let starts = c.is_ascii_digit();
+    for (at, c) in text.char_indices() {
+        let is_sum = plain.ends_with("tcp_p#_") && text[at..].chars().take(4).all(|c| c.is_ascii_hexdigit());
+        let starts = c.is_ascii_digit() || is_sum;
         if starts && !in_number {
             plain.push('#');
         }
@@ -127,9 +128,8 @@ fn as_many_paths_as_there_may_be() {
             format!("ip -4 rule add fwmark {mark:#x}/0xfff table {table} priority 1000 protocol 82\n"),
             format!("02:00:00:00:{group:02}:{mac:02} : goto from_p{n}"),
             format!("{mark:#x} : goto mark_p{n}"),
-            format!(
-                "set tcp_p{n} {{\n\t\ttype inet_service\n\t\tflags constant,interval\n\t\telements = {{ {port} }}\n"
-            ),
+            format!(" {{\n\t\ttype inet_service\n\t\tflags constant,interval\n\t\telements = {{ {port} }}\n"),
+            format!("set tcp_p{n}_"),
         ] {
             assert_eq!(text.matches(&line).count(), 1, "path {n}: {line}");
         }

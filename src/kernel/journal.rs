@@ -45,14 +45,16 @@ impl Journal {
         Ok(Journal { nftables: Nftables::open()?, routing: Routing::open()?, done: Vec::new() })
     }
 
-    /// Does one thing and remembers it: also when the kernel's answer is lost, since it may be done.
+    /// Does one thing and remembers it: also when the kernel's answer is lost, since it may be done; and a table always,
+    /// since it is changed in more than one step.
     pub fn act(&mut self, act: Act) -> Result<(), Error> {
         let result = match &act {
             Act::Way(step) => self.routing.take(step),
             Act::Table { from, to } => self.nftables.replace(from, to),
             Act::Sysctl { name, to, .. } => sysctl::write(name, *to),
         };
-        if result.as_ref().err().is_none_or(|error| error.is_lost) {
+        let may_be_done = result.as_ref().err().is_none_or(|error| error.is_lost);
+        if may_be_done || matches!(act, Act::Table { .. }) {
             self.done.push(act);
         }
         result

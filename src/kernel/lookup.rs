@@ -2,7 +2,9 @@
 
 use super::Error;
 use super::netlink::{Message, put, u32_at};
-use super::ways::{RTA_GATEWAY, RTA_OIF, RTM_GETROUTE, RTM_NEWROUTE, Routing, address, find, number};
+use super::ways::{
+    RTA_GATEWAY, RTA_OIF, RTM_GETROUTE, RTM_NEWROUTE, RTN_UNICAST, Routing, address, find, number,
+};
 use crate::plan::ways::Family;
 use crate::policy::Name;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -13,7 +15,6 @@ const RTM_F_FIB_MATCH: u32 = 0x2000;
 /// Who makes the route to a port's own network: the kernel with the address, a router advertisement, a DHCP client
 /// (`RTPROT_KERNEL`, `_RA`, `_DHCP`, `linux/rtnetlink.h`).
 pub(super) const CONNECTED: [u8; 3] = [2, 9, 16];
-const RTN_UNICAST: u8 = 1;
 pub(super) const RTN_LOCAL: u8 = 2;
 
 /// The route that matched an address.

@@ -29,6 +29,7 @@ pub mod signals;
 mod sysctl;
 mod table;
 pub mod trial;
+mod update;
 pub mod ways;
 
 use core::fmt::{self, Display, Formatter};

@@ -37,6 +37,7 @@ const RTM_DELNEIGH: u16 = 29;
 const RTM_NEWRULE: u16 = 32;
 const RTM_DELRULE: u16 = 33;
 const RTA_DST: u16 = 1;
+const FRA_PROTOCOL: u16 = 21;
 const RTA_TABLE: u16 = 15;
 const NDA_DST: u16 = 1;
 const NDA_LLADDR: u16 = 2;
@@ -279,7 +280,9 @@ impl Heard {
                 (is_of_ours || is_near(payload, interest), false)
             }
             RTM_NEWRULE | RTM_DELRULE => {
-                if kind == RTM_DELRULE {
+                // struct fib_rule_hdr is 12 bytes.
+                let protocol = payload.get(12..).and_then(|rest| find(rest, FRA_PROTOCOL));
+                if kind == RTM_DELRULE && protocol == Some(&[PROTOCOL]) {
                     self.blame(port);
                 }
                 (true, false)
@@ -376,7 +379,13 @@ mod tests {
         assert_eq!(heard(RTM_NEWROUTE, &route(2, 254, &[10, 0, 0, 0])), (true, false, false));
         assert_eq!(heard(RTM_NEWLINK, &[]), (true, true, false));
         assert_eq!(heard(RTM_DELADDR, &[]), (true, true, false));
-        assert_eq!(heard(RTM_DELRULE, &[]), (true, false, true));
+        let rule = |protocol| {
+            let mut payload = vec![0; 12];
+            put(&mut payload, FRA_PROTOCOL, &[protocol]);
+            payload
+        };
+        assert_eq!(heard(RTM_DELRULE, &rule(PROTOCOL)), (true, false, true));
+        assert_eq!(heard(RTM_DELRULE, &rule(BGP)), (true, false, false));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! An nftables table as the messages that make it: compared with another, and turned into another. No socket here.
+//! An nftables table as the messages that make it: compared with another. No socket here.
 //!
 //! What is planned and what is read are the same thing, so that what was read can be put back word for word.
 //! `linux/netfilter/nf_tables.h` has the numbers.
@@ -13,13 +13,13 @@ pub(super) const SUBSYSTEM: u16 = (libc::NFNL_SUBSYS_NFTABLES as u16) << 8;
 pub(super) const NEWTABLE: u16 = SUBSYSTEM | libc::NFT_MSG_NEWTABLE as u16;
 pub(super) const GETTABLE: u16 = SUBSYSTEM | libc::NFT_MSG_GETTABLE as u16;
 pub(super) const DELTABLE: u16 = SUBSYSTEM | libc::NFT_MSG_DELTABLE as u16;
-const DELRULE: u16 = SUBSYSTEM | libc::NFT_MSG_DELRULE as u16;
-const DELSET: u16 = SUBSYSTEM | libc::NFT_MSG_DELSET as u16;
-const DELSETELEM: u16 = SUBSYSTEM | libc::NFT_MSG_DELSETELEM as u16;
-const DELCHAIN: u16 = SUBSYSTEM | libc::NFT_MSG_DELCHAIN as u16;
+pub(super) const DELRULE: u16 = SUBSYSTEM | libc::NFT_MSG_DELRULE as u16;
+pub(super) const DELSET: u16 = SUBSYSTEM | libc::NFT_MSG_DELSET as u16;
+pub(super) const DELSETELEM: u16 = SUBSYSTEM | libc::NFT_MSG_DELSETELEM as u16;
+pub(super) const DELCHAIN: u16 = SUBSYSTEM | libc::NFT_MSG_DELCHAIN as u16;
 pub(super) const NEWCHAIN: u16 = SUBSYSTEM | libc::NFT_MSG_NEWCHAIN as u16;
 pub(super) const GETCHAIN: u16 = SUBSYSTEM | libc::NFT_MSG_GETCHAIN as u16;
-const NEWRULE: u16 = SUBSYSTEM | libc::NFT_MSG_NEWRULE as u16;
+pub(super) const NEWRULE: u16 = SUBSYSTEM | libc::NFT_MSG_NEWRULE as u16;
 pub(super) const GETRULE: u16 = SUBSYSTEM | libc::NFT_MSG_GETRULE as u16;
 pub(super) const NEWSET: u16 = SUBSYSTEM | libc::NFT_MSG_NEWSET as u16;
 pub(super) const GETSET: u16 = SUBSYSTEM | libc::NFT_MSG_GETSET as u16;
@@ -27,7 +27,7 @@ pub(super) const NEWSETELEM: u16 = SUBSYSTEM | libc::NFT_MSG_NEWSETELEM as u16;
 pub(super) const GETSETELEM: u16 = SUBSYSTEM | libc::NFT_MSG_GETSETELEM as u16;
 pub(super) const NEWOBJ: u16 = SUBSYSTEM | libc::NFT_MSG_NEWOBJ as u16;
 pub(super) const GETOBJ: u16 = SUBSYSTEM | libc::NFT_MSG_GETOBJ as u16;
-const DELOBJ: u16 = SUBSYSTEM | libc::NFT_MSG_DELOBJ as u16;
+pub(super) const DELOBJ: u16 = SUBSYSTEM | libc::NFT_MSG_DELOBJ as u16;
 const NLM_F_CREATE: u16 = 0x400;
 const NLM_F_EXCL: u16 = 0x200;
 const NLM_F_APPEND: u16 = 0x800;
@@ -40,7 +40,7 @@ pub(super) const OBJECT_TABLE: u16 = 1;
 pub(super) const OBJECT_OWNER: u16 = 2;
 pub(super) const OBJECT_TYPE: u16 = 3;
 pub(super) const OBJECT_DATA: u16 = 4;
-const CHAIN_NAME: u16 = 3;
+pub(super) const CHAIN_NAME: u16 = 3;
 pub(super) const SET_ID: u16 = 10;
 pub(super) const SET_DATA_TYPE: u16 = 6;
 pub(super) const SET_DESC: u16 = 9;
@@ -55,6 +55,9 @@ pub(super) const VERDICT_CHAIN: u16 = 2;
 pub(super) const TABLE_USERDATA: u16 = 6;
 pub(super) const RULE_EXPRESSIONS: u16 = 4;
 pub(super) const RULE_USERDATA: u16 = 7;
+
+/// Messages by what they make: its kind and name.
+pub(super) type Objects<'a> = BTreeMap<(u16, &'a str), Vec<&'a Message>>;
 
 /// The messages that make our table, in order: table, counters, sets, chains, elements, rules.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -190,7 +193,7 @@ impl Ruleset {
     }
 
     /// The messages of each object: the rules of a chain, the elements of a set.
-    fn objects(&self) -> BTreeMap<(u16, &str), Vec<&Message>> {
+    pub(super) fn objects(&self) -> Objects<'_> {
         let mut objects: BTreeMap<_, Vec<&Message>> = BTreeMap::new();
         // A set without elements is dumped with an empty list of them.
         let has_content =
@@ -208,7 +211,7 @@ fn is_record(message: &Message) -> bool {
 }
 
 /// Whether a message makes a map.
-fn is_map(set: &Message) -> bool {
+pub(super) fn is_map(set: &Message) -> bool {
     find(set, SET_DATA_TYPE).is_some()
 }
 
@@ -235,13 +238,13 @@ pub(super) fn describe((kind, name): (u16, &str)) -> String {
 }
 
 /// The elements of a set, in an order of their own.
-fn elements<'a>(messages: &[&'a Message]) -> BTreeSet<(&'a [u8], &'a [u8], u32)> {
+pub(super) fn elements<'a>(messages: &[&'a Message]) -> BTreeSet<(&'a [u8], &'a [u8], u32)> {
     let lists = messages.iter().filter_map(|m| find(m, ELEMENTS));
     lists.flat_map(attributes).map(|(_, bytes)| element(bytes)).collect()
 }
 
 /// An element: its key, the chain that it leads to, its flags.
-fn element(bytes: &[u8]) -> (&[u8], &[u8], u32) {
+pub(super) fn element(bytes: &[u8]) -> (&[u8], &[u8], u32) {
     let inner = |kind, within| within_attribute(within_attribute(bytes, kind)?, within);
     let key = inner(ELEM_KEY, DATA_VALUE).unwrap_or_default();
     let chain = inner(ELEM_DATA, DATA_VERDICT).and_then(|verdict| within_attribute(verdict, VERDICT_CHAIN));
@@ -252,7 +255,7 @@ fn element(bytes: &[u8]) -> (&[u8], &[u8], u32) {
 
 /// Whether every attribute of `wanted` is in `found`, to any depth. Attributes with the same number are a list:
 /// there have to be as many, in the same order.
-fn covers(wanted: &[u8], found: &[u8]) -> bool {
+pub(super) fn covers(wanted: &[u8], found: &[u8]) -> bool {
     let kinds: BTreeSet<u16> = flagged_attributes(wanted).map(|(kind, _)| kind).collect();
     kinds.into_iter().all(|kind| {
         let is_list = kind & NESTED != 0;
@@ -266,7 +269,7 @@ fn covers(wanted: &[u8], found: &[u8]) -> bool {
 
 /// The attributes that count. A set's user data is for nft alone, its size a hint and its number for one batch:
 /// they depend on who made it, and when.
-fn essence(message: &Message) -> Vec<u8> {
+pub(super) fn essence(message: &Message) -> Vec<u8> {
     let mut essence = Vec::new();
     let counts =
         |kind: &u16| message.kind != NEWSET || !matches!(kind & !NESTED, SET_USERDATA | SET_DESC | SET_ID);
@@ -276,7 +279,7 @@ fn essence(message: &Message) -> Vec<u8> {
     essence
 }
 
-fn attributes_of(message: &Message) -> &[u8] {
+pub(super) fn attributes_of(message: &Message) -> &[u8] {
     message.payload.get(NFGENMSG..).unwrap_or(&[])
 }
 
@@ -294,86 +297,6 @@ pub(super) fn comment(userdata: &[u8]) -> Option<&str> {
         [0, length, rest @ ..] => rest.get(..usize::from(*length)).map(text),
         _ => None,
     }
-}
-
-/// The messages that make `to` of `from` while all that is in both stays where it is; chains change their rules.
-///
-/// A batch is atomic for rules, but not for a packet that is under way while it is committed. Were the base chains
-/// deleted and made anew, it could run through both: the new ones before the switch, when they are still empty, and
-/// the old ones after it, when they are empty already. Were a map deleted and made anew, it could ask the old one
-/// after the switch, when its elements count no more. Either way it would leave unmarked.
-pub(super) fn in_place(from: &Ruleset, to: &Ruleset) -> Option<Vec<Message>> {
-    let alike = |a: &Message, b: &Message| {
-        covers(&essence(a), attributes_of(b)) || covers(&essence(b), attributes_of(a))
-    };
-    let (old_objects, new_objects) = (from.objects(), to.objects());
-    let content = |objects: &BTreeMap<(u16, &str), Vec<&Message>>,
-                   set: &str|
-     -> BTreeSet<(Vec<u8>, Vec<u8>, u32)> {
-        let messages = objects.get(&(NEWSETELEM, set)).map_or(&[][..], Vec::as_slice);
-        elements(messages).into_iter().map(|(key, chain, flags)| (key.into(), chain.into(), flags)).collect()
-    };
-
-    // What stays: tables, chains, maps and counters that are in both; sets only with the same content, since intervals
-    // can not be told from one another by their elements.
-    let mut kept: BTreeSet<(u16, &str)> = BTreeSet::new();
-    for old in from.0.iter().filter(|m| matches!(m.kind, NEWTABLE | NEWCHAIN | NEWSET | NEWOBJ)) {
-        let place = (old.kind, name(old));
-        match new_objects.get(&place).and_then(|messages| messages.first()) {
-            Some(new) if alike(new, old) => {
-                let same = || content(&old_objects, place.1) == content(&new_objects, place.1);
-                if old.kind != NEWSET || is_map(old) || same() {
-                    kept.insert(place);
-                }
-            }
-            Some(_) if old.kind != NEWSET => return None,
-            _ => {}
-        }
-    }
-    let is_kept = |message: &Message| kept.contains(&(message.kind, name(message)));
-    let keeps_set = |set: &str| kept.contains(&(NEWSET, set));
-    if !kept.contains(&(NEWTABLE, TABLE)) {
-        return None;
-    }
-
-    let delete = |kind, payload| Message { kind, flags: 0, payload };
-    let mut messages = vec![delete(DELRULE, naming(&[(OBJECT_TABLE, TABLE)]))]; // all rules of the table
-    for elements in from.0.iter().filter(|m| m.kind == NEWSETELEM && keeps_set(name(m))) {
-        let stay = content(&new_objects, name(elements));
-        messages.extend(without(elements, &stay).map(|m| delete(DELSETELEM, m.payload)));
-    }
-    for set in from.0.iter().filter(|m| m.kind == NEWSET && !is_kept(m)) {
-        messages.push(delete(DELSET, naming(&[(OBJECT_TABLE, TABLE), (OBJECT_OWNER, name(set))])));
-    }
-    for chain in from.0.iter().filter(|m| m.kind == NEWCHAIN && !is_kept(m)) {
-        messages.push(delete(DELCHAIN, naming(&[(OBJECT_TABLE, TABLE), (CHAIN_NAME, name(chain))])));
-    }
-    for counter in from.0.iter().filter(|m| m.kind == NEWOBJ && !is_kept(m)) {
-        messages.push(delete(DELOBJ, counter.payload.clone()));
-    }
-    for message in to.0.iter().filter(|m| !is_kept(m)) {
-        match message.kind {
-            NEWSETELEM if keeps_set(name(message)) => {
-                messages.extend(without(message, &content(&old_objects, name(message))));
-            }
-            _ => messages.push(message.clone()),
-        }
-    }
-    Some(messages)
-}
-
-/// The message with the elements that are not in `others`; `None` where none is left.
-fn without(message: &Message, others: &BTreeSet<(Vec<u8>, Vec<u8>, u32)>) -> Option<Message> {
-    let mut list = Vec::new();
-    for (kind, bytes) in attributes(find(message, ELEMENTS)?) {
-        let (key, chain, flags) = element(bytes);
-        if !others.contains(&(key.into(), chain.into(), flags)) {
-            put(&mut list, kind | NESTED, bytes);
-        }
-    }
-    let mut payload = naming(&[(OBJECT_TABLE, TABLE), (OBJECT_OWNER, name(message))]);
-    put(&mut payload, ELEMENTS | NESTED, &list);
-    (!list.is_empty()).then_some(Message { kind: message.kind, flags: message.flags, payload })
 }
 
 /// A payload that names something.
@@ -420,13 +343,13 @@ pub(super) fn header() -> Vec<u8> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::kernel::encode::ruleset;
     use crate::plan::Plan;
     use crate::policy::{Policy, wire};
 
-    fn planned() -> Ruleset {
+    pub(in super::super) fn planned() -> Ruleset {
         let mut policy = Box::new(Policy::new());
         let image = include_bytes!("../../tests/golden/policy/full.bin");
         wire::decode(image, &mut policy).unwrap();
@@ -444,23 +367,6 @@ mod tests {
             assert!(whole.differs(&lacking), "{} was not missed", name(&message));
             assert!(lacking.differs(&whole), "{} was not too much", name(&message));
         }
-    }
-
-    /// Packets are under way while a table changes: what is in both policies is neither deleted nor made.
-    #[test]
-    fn an_update_touches_only_what_changes() {
-        let old = planned();
-        let mut new = old.clone();
-        new.0.retain(|m| !(matches!(m.kind, NEWRULE | NEWCHAIN) && name(m) == "unmark"));
-        let messages = in_place(&old, &new).unwrap();
-        let is_object = |m: &&Message| !matches!(m.kind, NEWRULE | DELRULE);
-        let touched: Vec<String> =
-            messages.iter().filter(is_object).map(|m| describe((m.kind, name(m)))).collect();
-        assert_eq!(touched, ["chain unmark"]);
-
-        let removal = in_place(&old, &old.only_record()).unwrap();
-        let deleted = |chain| removal.iter().any(|m| m.kind == DELCHAIN && name(m) == chain);
-        assert!(deleted("prerouting") && !deleted(SYSCTLS));
     }
 
     /// Which policy it is for goes when a removal begins, and while only the record changes it stays what it was.

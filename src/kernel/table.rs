@@ -3,8 +3,9 @@
 use super::netlink::{Message, Refusal, Socket, text};
 use super::ruleset::{
     DELTABLE, GETCHAIN, GETOBJ, GETRULE, GETSET, GETSETELEM, GETTABLE, OBJECT_OWNER, OBJECT_TABLE, Ruleset,
-    TABLE_USERDATA, as_made, comment, describe, find, in_place, name, naming,
+    TABLE_USERDATA, as_made, comment, describe, find, name, naming,
 };
+use super::update::in_place;
 use super::{Error, refused};
 use crate::plan::nft::{OWNER, TABLE};
 use std::collections::BTreeSet;
@@ -58,7 +59,8 @@ impl Nftables {
             .map_err(|refusal| no("cannot read it", &refusal))
     }
 
-    /// Replaces `from`, which is there, by `to`, in one transaction. Where all of `from` stays, the rest is added:
+    /// Replaces `from`, which is there, by `to`, in one transaction; but for constant sets, which are made before it and
+    /// deleted after it. After a failure it is one of the two with sets that no rule asks. Where all of `from` stays, the rest is added:
     /// deleting costs a grace period of the kernel's.
     pub fn replace(&mut self, from: &Ruleset, to: &Ruleset) -> Result<(), Error> {
         let (before, after): (BTreeSet<&Message>, BTreeSet<&Message>) =
@@ -68,7 +70,8 @@ impl Nftables {
                 &to.0.iter().filter(|message| !before.contains(message)).cloned().collect::<Vec<_>>(),
             );
         }
-        match in_place(from, to).map(|messages| self.batch(&messages)) {
+        let mut in_turn = |batches: [Vec<Message>; 3]| batches.iter().try_for_each(|batch| self.batch(batch));
+        match in_place(from, to).map(&mut in_turn) {
             // Older kernels hold a chain for as long as a map that leads to it is only about to go.
             Some(Err(error)) if error.is_busy => {}
             Some(result) => return result,

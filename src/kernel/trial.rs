@@ -15,7 +15,11 @@ use crate::policy::Policy;
 use rustix::thread::{ClockId, Timespec, clock_nanosleep_absolute};
 use rustix::time::clock_gettime;
 use std::process::id;
+use std::thread::sleep;
 use std::time::Duration;
+
+/// Between an attempt to take a policy back and the next one.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// What it takes to go back.
 pub struct Trial {
@@ -72,14 +76,28 @@ impl Trial {
     /// What could not be taken back.
     pub fn end(mut self) -> Result<Verdict, Error> {
         while clock_nanosleep_absolute(ClockId::Boottime, &self.until).is_err() {} // interrupted by a signal
-        let _lock = Lock::take()?;
-        let (there, _) = observe(&mut Journal::open()?)?;
-        if there.table.trial() != Some(&self.line) {
+        // Until it has begun to go back, a failure (another returnpath at work, no memory) is no reason to let it be.
+        let (_lock, is_on_trial) = loop {
+            match self.is_on_trial() {
+                Ok(found) => break found,
+                Err(_) => sleep(RETRY),
+            }
+        };
+        if !is_on_trial {
             return Ok(Verdict::Stays);
         }
         self.journal.take_back(&self.before, true)?;
         names::restore(self.names.as_deref());
         Ok(Verdict::TakenBack)
+    }
+}
+
+impl Trial {
+    /// Whether it is still on trial, and that nobody changes this now.
+    fn is_on_trial(&self) -> Result<(Lock, bool), Error> {
+        let lock = Lock::take()?;
+        let (there, _) = observe(&mut Journal::open()?)?;
+        Ok((lock, there.table.trial() == Some(&self.line)))
     }
 }
 

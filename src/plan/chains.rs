@@ -20,6 +20,7 @@ use super::nft::{
     Statement, Table,
 };
 use super::ways::Family;
+use crate::policy::wire::CRC;
 use crate::policy::{Network, Path, Policy, PortRange, Scope, Service};
 use core::net::IpAddr;
 
@@ -160,8 +161,9 @@ impl Table {
                 rules.push(vec![NfProto(family), Return]);
             } else {
                 let name = format!("to{}_{}", family.digit(), path.name);
-                rules.push(vec![NfProto(family), CtDestinationNotIn(family, name.clone()), Return]);
-                self.sets.push(Set { name, elements: Elements::Networks(family, networks) });
+                let set = constant(&name, Elements::Networks(family, networks));
+                rules.push(vec![NfProto(family), CtDestinationNotIn(family, set.name.clone()), Return]);
+                self.sets.push(set);
             }
         }
         if path.services.is_empty() {
@@ -176,9 +178,9 @@ impl Table {
                     rules.push(vec![L4Proto(protocol), Goto(take.clone())])
                 }
                 _ => {
-                    let name = format!("{label}_{}", path.name);
-                    rules.push(vec![L4Proto(protocol), CtServiceIn(name.clone()), Goto(take.clone())]);
-                    self.sets.push(Set { name, elements: Elements::Services(ranges) });
+                    let set = constant(&format!("{label}_{}", path.name), Elements::Services(ranges));
+                    rules.push(vec![L4Proto(protocol), CtServiceIn(set.name.clone()), Goto(take.clone())]);
+                    self.sets.push(set);
                 }
             }
         }
@@ -330,6 +332,13 @@ pub fn strict_source(port: &str) -> Rule {
     ]
 }
 
+/// A set that never changes: its name ends in a sum of its content, so that another content is another set. (Intervals
+/// can not be exchanged under packets that are under way; one that is made before the rules that ask it can.)
+fn constant(name: &str, elements: Elements) -> Set {
+    let sum = CRC.checksum(elements.to_string().as_bytes()) & 0xffff;
+    Set { name: format!("{name}_{sum:04x}"), elements }
+}
+
 fn local_networks(policy: &Policy) -> Vec<(Family, Set)> {
     Family::BOTH
         .into_iter()
@@ -337,7 +346,7 @@ fn local_networks(policy: &Policy) -> Vec<(Family, Set)> {
         .filter(|(_, networks)| !networks.is_empty())
         .map(|(family, networks)| {
             let name = format!("local_networks{}", family.digit());
-            (family, Set { name, elements: Elements::Networks(family, networks) })
+            (family, constant(&name, Elements::Networks(family, networks)))
         })
         .collect()
 }
