@@ -23,7 +23,11 @@ def explain(bench: Bench, host: Machine, image: str, code: int, port: int = 80, 
 
 
 @case("explain/differs/not-applied", lambda _: None, "things not as the policy has it")
-@case("explain/differs/rule-gone", lambda host: host.batch("rule del priority 1000 table 200"), "; see `returnpath status`")
+@case(
+    "explain/differs/rule-gone",
+    lambda host: host.batch("rule del priority 1000 table 200"),
+    "; see `returnpath status`",
+)
 @case(
     "explain/differs/route-gone", lambda host: host.batch("route del default table 200 via 10.0.0.2"), ": unreachable"
 )
