@@ -8,7 +8,7 @@ with subtest("the firewall restarted under an open connection: it leaves what is
 
 with subtest("everybody's rules flushed under an open connection: it goes on, and the guard says whose doing it was"):
     require_way_during("nft flush ruleset")
-    gateway.wait_until_succeeds(told("put back: table inet returnpath.*; it was nft \\(process"), timeout=60)
+    gateway.wait_until_succeeds(told("put back: .*table inet returnpath.*; it was nft \\(process"), timeout=60)
     guarded()
     require_ways()
 
