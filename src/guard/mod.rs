@@ -186,7 +186,7 @@ impl Guard<'_> {
                 let pause = self.give_way();
                 let when = match pause.as_secs() {
                     0 => "at once".into(),
-                    seconds => format!("in {seconds} s"),
+                    seconds => format!("in {seconds} s, since it fails again and again"),
                 };
                 self.trouble(Level::Error, &format!("{error}{}; another attempt {when}", by(&heard)));
                 self.due = Some(Instant::now() + pause);

@@ -345,11 +345,13 @@ def marks_given(table: str) -> set[int]:
 
 
 def arrival(table: str) -> list[str]:
-    """The part of the table that gives marks to connections: one policy's is told from another's by it."""
+    """The part of the table that gives marks to connections: one policy's is told from another's by it. A set that no
+    rule asks gives none: it is made before the rules and goes after them."""
     blocks = re.findall(r"^\t(?:map|set|chain) .*?^\t}$", table, re.MULTILINE | re.DOTALL)
-    return sorted(
-        re.sub(r"packets \d+ bytes \d+", "", b) for b in blocks if not re.match(r"\tchain (?!from_|take_)", b)
-    )
+    blocks = [block for block in blocks if not re.match(r"\tchain (?!from_|take_|arriving)", block)]
+    asked = set(re.findall(r"@([\w-]+)", table))
+    counts = [block for block in blocks if not (name := re.match(r"\tset ([\w-]+)", block)) or name[1] in asked]
+    return sorted(re.sub(r"packets \d+ bytes \d+", "", block) for block in counts)
 
 
 def every_update(bench: Bench, part: int, parts: int) -> None:

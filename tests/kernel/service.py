@@ -228,7 +228,7 @@ def stopped(bench: Bench) -> None:
 def fails(bench: Bench) -> None:
     refused = LAN4.replace("200", "250")
     for number, (code, options, words) in enumerate((
-        (2, ["--policy"], "it takes"),
+        (2, ["--policy"], "its value is missing"),
         (3, ["--policy", "/nowhere"], "/nowhere"),
         (3, ["--board", bench.board(name="empty.img")], "no slot has a usable policy"),
         (6, ["--board", "/nowhere"], "/nowhere: not found"),
