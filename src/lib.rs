@@ -11,6 +11,7 @@ pub mod guard;
 pub mod init;
 pub mod json;
 pub mod kernel;
+pub mod kmsg;
 pub mod lines;
 pub mod plan;
 pub mod policy;

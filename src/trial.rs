@@ -5,9 +5,9 @@
 //! that the new policy broke.
 
 use crate::exit::{self, Failure};
-use crate::init::kmsg;
 use crate::kernel::descriptors::{close_inherited, let_go};
 use crate::kernel::trial::{Trial, Verdict};
+use crate::kmsg;
 use crate::policy::Policy;
 use crate::source::Source;
 use log::Level;

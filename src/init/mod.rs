@@ -4,12 +4,12 @@
 //! bounded time, and then executes the next init, whatever has become of the child. Neither a crash nor a hang of ours
 //! takes the machine down with it.
 
-pub mod kmsg;
 pub mod options;
 pub mod work;
 
 use crate::exit::BROKEN;
 use crate::kernel::mounts::Mounts;
+use crate::kmsg;
 use options::Options;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::ffi::{OsStr, OsString};

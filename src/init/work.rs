@@ -31,7 +31,7 @@ pub fn run(limit: Duration) -> Result<(), Failure> {
     let until = Instant::now() + limit * 7 / 10;
     close_inherited();
     let (options, _) = Options::of_this_boot();
-    super::kmsg::log_there(options.log, parent_id() != 1);
+    crate::kmsg::log_there(options.log, parent_id() != 1);
     let result = work(&options.board, until).inspect_err(|failure| log::error!("{}", failure.line));
     tell(result.as_ref().map_or_else(|failure| failure.code, |()| 0));
     result

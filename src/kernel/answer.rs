@@ -1,9 +1,9 @@
 //! The kernel's own word on where a packet goes: `ip route get` (`man 7 rtnetlink`).
 
 use super::lookup::{RTA_DST, RTN_LOCAL};
-use super::netlink::{Message, put, u32_at};
+use super::netlink::{Message, find, put, u32_at};
 use super::ways::{
-    RTA_GATEWAY, RTA_OIF, RTA_TABLE, RTM_GETROUTE, RTM_NEWROUTE, RTN_UNICAST, Routing, SEE_LOG, address, find,
+    RTA_GATEWAY, RTA_OIF, RTA_TABLE, RTM_GETROUTE, RTM_NEWROUTE, RTN_UNICAST, Routing, SEE_LOG, address,
 };
 use super::{Error, refused};
 use crate::policy::Name;

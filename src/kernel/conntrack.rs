@@ -1,16 +1,18 @@
 //! Connections as the kernel tracks them: counted by their mark, and told of as they come and go
 //! (`linux/netfilter/nfnetlink_conntrack.h`).
 
-use super::netlink::{Message, Socket, attributes, put, split, u32_at};
+use super::events::subscribe;
+use super::netlink::{Message, Socket, find, put, split, u32_at};
+use super::ruleset::NFGENMSG;
 use super::{Error, refused, sysctl};
 use core::fmt::{self, Display, Formatter};
 use core::net::{IpAddr, SocketAddr};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
-use rustix::net::netlink::{NETFILTER, SocketAddrNetlink};
+use rustix::net::netlink::NETFILTER;
 use rustix::net::sockopt::set_socket_recv_buffer_size_force;
-use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv, socket_with};
+use rustix::net::{RecvFlags, recv};
 use std::collections::BTreeMap;
 
 const SUBSYSTEM: u16 = (libc::NFNL_SUBSYS_CTNETLINK as u16) << 8;
@@ -20,8 +22,6 @@ const CT_GET: u16 = SUBSYSTEM | 1;
 const CT_DELETE: u16 = SUBSYSTEM | 2;
 /// The flag of a message about a connection that is new.
 const NLM_F_CREATE: u16 = 0x400;
-/// Size of the header before the attributes (`struct nfgenmsg`).
-const NFGENMSG: usize = 4;
 
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
@@ -177,10 +177,8 @@ impl Events {
     /// The kernel does not tell.
     pub fn listen() -> Result<Events, Error> {
         let open = || {
-            let socket =
-                socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(NETFILTER))?;
+            let socket = subscribe(Some(NETFILTER), GROUPS)?;
             let _ = set_socket_recv_buffer_size_force(&socket, ROOM); // a comfort
-            bind(&socket, &SocketAddrNetlink::new(0, GROUPS))?;
             Ok(Events { socket, lost: 0 })
         };
         open().map_err(|error: Errno| {
@@ -322,10 +320,6 @@ fn traffic(bytes: &[u8]) -> Option<Traffic> {
 
 fn be32(bytes: &[u8]) -> Option<u32> {
     u32_at(bytes, 0).map(u32::from_be)
-}
-
-fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
-    attributes(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value)
 }
 
 #[cfg(test)]

@@ -2,8 +2,8 @@
 
 use super::Error;
 use super::expressions::OBJECT_COUNTER;
-use super::netlink::Message;
-use super::ruleset::{OBJECT_DATA, OBJECT_TYPE, find, name, within_attribute};
+use super::netlink::{self, Message};
+use super::ruleset::{OBJECT_DATA, OBJECT_TYPE, find, name};
 use super::table::Nftables;
 
 /// A named counter. An `apply` leaves it as it is; it begins at 0 with its path, or with the table.
@@ -34,7 +34,7 @@ fn counter(message: &Message) -> Option<Counter> {
         return None;
     }
     let data = find(message, OBJECT_DATA)?;
-    let number = |kind| Some(u64::from_be_bytes(within_attribute(data, kind)?.try_into().ok()?));
+    let number = |kind| Some(u64::from_be_bytes(netlink::find(data, kind)?.try_into().ok()?));
     Some(Counter {
         name: name(message).into(),
         packets: number(COUNTER_PACKETS)?,

@@ -126,7 +126,7 @@ const UDATA_KEYBYTEORDER: u8 = 0;
 const UDATA_DATABYTEORDER: u8 = 1;
 const UDATA_ELEM_FLAGS: u8 = 1;
 const ELEM_USERDATA: u16 = 6;
-const VERDICT_CODE: u16 = 1;
+pub(super) const VERDICT_CODE: u16 = 1;
 
 struct Shape {
     is_map: bool,

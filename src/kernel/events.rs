@@ -5,14 +5,21 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv, socket_with};
+use rustix::net::{AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType, bind, recv, socket_with};
 use std::time::Duration;
 
 /// Links, addresses and routes (`RTMGRP_*`, `linux/rtnetlink.h`). Routes as well, since an address is told of before
 /// the route that it brings is there (`__inet_insert_ifa`, `net/ipv4/devinet.c`).
 const GROUPS: u32 = 0x1 | 0x10 | 0x100 | 0x40 | 0x400;
-/// Neighbours: every host of every link, so only for a policy that looks at them.
-const NEIGHBOURS: u32 = 0x4;
+/// Neighbours: every host of every link, so only for a policy that takes MACs from them.
+pub(super) const NEIGHBOURS: u32 = 0x4;
+
+/// A netlink socket that hears of some groups: of routing, if no protocol is given.
+pub(super) fn subscribe(protocol: Option<Protocol>, groups: u32) -> Result<OwnedFd, Errno> {
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
+    bind(&socket, &SocketAddrNetlink::new(0, groups))?;
+    Ok(socket)
+}
 
 /// A socket that hears of changes.
 pub struct Changes(OwnedFd);
@@ -21,8 +28,8 @@ impl Changes {
     /// From now on nothing is missed: of neighbours, too, where they count.
     pub fn listen(with_neighbours: bool) -> Result<Changes, Error> {
         let groups = if with_neighbours { GROUPS | NEIGHBOURS } else { GROUPS };
-        socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)
-            .and_then(|socket| bind(&socket, &SocketAddrNetlink::new(0, groups)).map(|()| Changes(socket)))
+        subscribe(None, groups)
+            .map(Changes)
             .map_err(|error| Error::new(format!("routing socket: {error}; is CONFIG_NET there?")))
     }
 

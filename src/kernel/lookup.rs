@@ -1,10 +1,8 @@
 //! Where the kernel finds an address: a route lookup (`man 7 rtnetlink`).
 
 use super::Error;
-use super::netlink::{Message, put, u32_at};
-use super::ways::{
-    RTA_GATEWAY, RTA_OIF, RTM_GETROUTE, RTM_NEWROUTE, RTN_UNICAST, Routing, address, find, number,
-};
+use super::netlink::{Message, find, put, u32_at};
+use super::ways::{RTA_GATEWAY, RTA_OIF, RTM_GETROUTE, RTM_NEWROUTE, RTN_UNICAST, Routing, address, number};
 use crate::plan::ways::Family;
 use crate::policy::Name;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -1,17 +1,17 @@
 //! The neighbour table: which link-layer address an IP address has (`man 7 rtnetlink`; `linux/neighbour.h`).
 
-use super::netlink::{Message, put, u16_at, u32_at};
-use super::ways::{NLM_F_CREATE, Routing, SEE_LOG, address, find, number};
+use super::netlink::{Message, find, put, u16_at, u32_at};
+use super::ways::{NLM_F_CREATE, Routing, SEE_LOG, address, number};
 use super::{Error, refused};
 use crate::plan::ways::Family;
 use crate::policy::Mac;
 use core::fmt::{self, Display, Formatter};
 use core::net::IpAddr;
 
-const RTM_NEWNEIGH: u16 = 28;
+pub(super) const RTM_NEWNEIGH: u16 = 28;
 const RTM_GETNEIGH: u16 = 30;
-const NDA_DST: u16 = 1;
-const NDA_LLADDR: u16 = 2;
+pub(super) const NDA_DST: u16 = 1;
+pub(super) const NDA_LLADDR: u16 = 2;
 /// As if a packet were to be sent there.
 const NTF_USE: u8 = 1;
 /// Size of the header before the attributes (`struct ndmsg`).

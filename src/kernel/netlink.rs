@@ -323,6 +323,11 @@ pub fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     flagged_attributes(bytes).map(|(kind, payload)| (kind & !NLA_FLAGS, payload))
 }
 
+/// The payload of the first attribute of a number.
+pub fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    attributes(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value)
+}
+
 /// The same, with the flags that are in the number: [`NESTED`] and byte order.
 pub fn flagged_attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     core::iter::from_fn(move || {

@@ -2,9 +2,15 @@
 //! settings; and signals.
 
 use super::Error;
-use super::netlink::{attributes, split, text, u32_at};
+use super::events::{NEIGHBOURS, subscribe};
+use super::lookup::{CONNECTED, RTA_DST};
+use super::neighbours::{NDA_DST, NDA_LLADDR, RTM_NEWNEIGH};
+use super::netlink::{find, split, text, u32_at};
 use super::ruleset::SUBSYSTEM;
 use super::signals::{Signal, Signals};
+use super::ways::{
+    FRA_PROTOCOL, RTA_TABLE, RTM_DELROUTE, RTM_DELRULE, RTM_NEWLINK, RTM_NEWROUTE, RTM_NEWRULE,
+};
 use crate::plan::nft::TABLE;
 use crate::plan::ways::PROTOCOL;
 use crate::policy::Policy;
@@ -14,33 +20,18 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, inotify, open};
 use rustix::io::{Errno, read};
 use rustix::net::netlink::{self, SocketAddrNetlink};
-use rustix::net::{
-    AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType, bind, getsockname, recv, socket_with,
-};
+use rustix::net::{RecvFlags, bind, getsockname, recv};
 use std::fs;
 use std::time::{Duration, Instant};
 
 /// Links, IPv4 addresses, routes and rules, IPv6 addresses, routes and rules (bit n-1 for `RTNLGRP_*`,
 /// `linux/rtnetlink.h`).
 const ROUTING_GROUPS: u32 = 1 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 18;
-/// Neighbours are every host of every link, so they are heard only for a policy that takes MACs from them.
-const NEIGHBOUR_GROUP: u32 = 1 << 2;
 /// `NFNLGRP_NFTABLES` (`linux/netfilter/nfnetlink.h`).
 const NFTABLES_GROUP: u32 = 1 << 6;
 
-const RTM_NEWLINK: u16 = 16;
 const RTM_DELADDR: u16 = 21;
-const RTM_NEWROUTE: u16 = 24;
-const RTM_DELROUTE: u16 = 25;
-const RTM_NEWNEIGH: u16 = 28;
 const RTM_DELNEIGH: u16 = 29;
-const RTM_NEWRULE: u16 = 32;
-const RTM_DELRULE: u16 = 33;
-const RTA_DST: u16 = 1;
-const FRA_PROTOCOL: u16 = 21;
-const RTA_TABLE: u16 = 15;
-const NDA_DST: u16 = 1;
-const NDA_LLADDR: u16 = 2;
 /// The kernel gives a program's first socket its process number as port, a further one a number above all of these
 /// (`netlink_autobind`, net/netlink/af_netlink.c; `PID_MAX_LIMIT`, linux/threads.h). 0 is the kernel itself. Our own
 /// changes come by further ones: the first is the one that listens.
@@ -159,7 +150,7 @@ impl News {
     /// Whose news these are from now on.
     pub fn attend(&mut self, policy: &Policy) {
         self.interest = Interest::of(policy);
-        let more = if policy.has_auto_macs() { NEIGHBOUR_GROUP } else { 0 };
+        let more = if policy.has_auto_macs() { NEIGHBOURS } else { 0 };
         if let Err(error) = resubscribe(&self.routing, ROUTING_GROUPS | more) {
             log::error!("routing socket: {error}; MACs of gateways are not followed");
         }
@@ -241,12 +232,6 @@ impl News {
 
 fn inotify() -> Result<OwnedFd, Errno> {
     inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
-}
-
-fn subscribe(protocol: Option<Protocol>, groups: u32) -> Result<OwnedFd, Errno> {
-    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
-    bind(&socket, &SocketAddrNetlink::new(0, groups))?;
-    Ok(socket)
 }
 
 /// Other groups for a socket that has its address already: what is waiting in it stays.
@@ -337,11 +322,7 @@ fn is_near(route: &[u8], interest: &Interest) -> bool {
     let destination = route.get(12..).and_then(|rest| find(rest, RTA_DST));
     let is_to_gateway =
         || destination.is_some_and(|to| interest.gateways.iter().any(|gateway| gateway == to));
-    super::lookup::CONNECTED.contains(&protocol) || is_to_gateway()
-}
-
-fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
-    attributes(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value)
+    CONNECTED.contains(&protocol) || is_to_gateway()
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! `linux/netfilter/nf_tables.h` has the numbers.
 
 use super::differences::Difference;
-use super::netlink::{Message, NESTED, attributes, flagged_attributes, put, text};
+use super::netlink::{self, Message, NESTED, attributes, flagged_attributes, put, text};
 use crate::plan::nft::{DIGEST, MACS, MARKS, PORTS_AND_MACS, SYSCTLS, TABLE, TRIAL};
 use crate::policy::Mac;
 use std::collections::{BTreeMap, BTreeSet};
@@ -245,11 +245,11 @@ pub(super) fn elements<'a>(messages: &[&'a Message]) -> BTreeSet<(&'a [u8], &'a 
 
 /// An element: its key, the chain that it leads to, its flags.
 pub(super) fn element(bytes: &[u8]) -> (&[u8], &[u8], u32) {
-    let inner = |kind, within| within_attribute(within_attribute(bytes, kind)?, within);
+    let inner = |kind, within| netlink::find(netlink::find(bytes, kind)?, within);
     let key = inner(ELEM_KEY, DATA_VALUE).unwrap_or_default();
-    let chain = inner(ELEM_DATA, DATA_VERDICT).and_then(|verdict| within_attribute(verdict, VERDICT_CHAIN));
+    let chain = inner(ELEM_DATA, DATA_VERDICT).and_then(|verdict| netlink::find(verdict, VERDICT_CHAIN));
     let flags =
-        within_attribute(bytes, ELEM_FLAGS).and_then(|f| f.try_into().ok()).map_or(0, u32::from_be_bytes);
+        netlink::find(bytes, ELEM_FLAGS).and_then(|f| f.try_into().ok()).map_or(0, u32::from_be_bytes);
     (key, chain.unwrap_or_default(), flags)
 }
 
@@ -284,11 +284,7 @@ pub(super) fn attributes_of(message: &Message) -> &[u8] {
 }
 
 pub(super) fn find(message: &Message, kind: u16) -> Option<&[u8]> {
-    within_attribute(attributes_of(message), kind)
-}
-
-pub(super) fn within_attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
-    attributes(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value)
+    netlink::find(attributes_of(message), kind)
 }
 
 /// The comment in user data (libnftnl/udata.h): type 0, length, text.

@@ -1,6 +1,6 @@
 //! Routes, rules and ports, over rtnetlink (`man 7 rtnetlink`; `linux/fib_rules.h`).
 
-use super::netlink::{Message, Refusal, Socket, attributes, put, text, u32_at};
+use super::netlink::{Message, Refusal, Socket, attributes, find, put, text, u32_at};
 use super::{Error, refused};
 use crate::plan::transition::Step;
 use crate::plan::ways::{Family, LAST_METRIC, Next, PROTOCOL, Route, Rule};
@@ -16,10 +16,10 @@ use rtnetlink::RouteMessageBuilder;
 pub const RTM_NEWLINK: u16 = 16;
 pub(super) const RTM_GETLINK: u16 = 18;
 pub(super) const RTM_NEWROUTE: u16 = 24;
-const RTM_DELROUTE: u16 = 25;
+pub(super) const RTM_DELROUTE: u16 = 25;
 pub(super) const RTM_GETROUTE: u16 = 26;
-const RTM_NEWRULE: u16 = 32;
-const RTM_DELRULE: u16 = 33;
+pub(super) const RTM_NEWRULE: u16 = 32;
+pub(super) const RTM_DELRULE: u16 = 33;
 const RTM_GETRULE: u16 = 34;
 const NLM_F_REPLACE: u16 = 0x100;
 const NLM_F_EXCL: u16 = 0x200;
@@ -441,8 +441,4 @@ fn emitted(message: &impl Emitable) -> Vec<u8> {
     let mut bytes = vec![0; message.buffer_len()];
     message.emit(&mut bytes);
     bytes
-}
-
-pub(super) fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
-    attributes(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value)
 }

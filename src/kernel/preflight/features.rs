@@ -1,14 +1,13 @@
 //! What the kernel lacks for a policy, by name. The table is sent as a batch without an end: the kernel says of each
 //! message whether it would take it, and does nothing.
 
+use super::foreign::EXPR_NAME;
 use super::{Finding, refusal};
 use crate::kernel::netlink::{Message, Refusal, Socket, attributes, text};
 use crate::kernel::ruleset::{NEWCHAIN, NEWTABLE, RULE_EXPRESSIONS, Ruleset, describe, find, name};
 use crate::kernel::{Error, encode, sysctl};
 use crate::plan::Plan;
 use crate::plan::ways::Family;
-
-const EXPR_NAME: u16 = 1;
 
 /// A refusal for each thing that the kernel lacks.
 pub fn findings(plan: &Plan) -> Result<Vec<Finding>, Error> {

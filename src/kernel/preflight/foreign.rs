@@ -4,8 +4,9 @@
 //! other direction; here everything that we do not know counts as unknown, and is passed over.
 
 use super::xtables;
-use crate::kernel::netlink::{attributes, text, u32_at};
-use crate::kernel::ways::find;
+use crate::kernel::encode::VERDICT_CODE;
+use crate::kernel::netlink::{attributes, find, text, u32_at};
+use crate::kernel::ruleset::{DATA_VALUE, DATA_VERDICT, RULE_EXPRESSIONS, VERDICT_CHAIN};
 
 /// A mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,14 +62,9 @@ pub struct Rule {
 }
 
 /// Attributes of a rule and of an expression (`linux/netfilter/nf_tables.h`).
-const RULE_EXPRESSIONS: u16 = 4;
-const EXPR_NAME: u16 = 1;
+pub(super) const EXPR_NAME: u16 = 1;
 const EXPR_DATA: u16 = 2;
-const DATA_VALUE: u16 = 1;
-const DATA_VERDICT: u16 = 2;
 const LOOKUP_SET: u16 = 1;
-const VERDICT_CODE: u16 = 1;
-const VERDICT_CHAIN: u16 = 2;
 /// `NFT_REG32_00`: registers of 4 bytes are numbered from here.
 const REGISTERS_OF_4: u32 = 8;
 const META_NFPROTO: u32 = libc::NFT_META_NFPROTO as u32;

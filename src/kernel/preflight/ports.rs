@@ -2,9 +2,9 @@
 
 use super::{Finding, warning};
 use crate::kernel::Error;
-use crate::kernel::netlink::{Message, put, text, u32_at};
+use crate::kernel::netlink::{Message, find, put, text, u32_at};
 use crate::kernel::sysctl;
-use crate::kernel::ways::{IFLA_IFNAME, RTM_GETLINK, RTM_NEWLINK, Routing, find};
+use crate::kernel::ways::{IFLA_IFNAME, RTM_GETLINK, RTM_NEWLINK, Routing};
 use crate::policy::{Name, Policy};
 
 const IFLA_MASTER: u16 = 10;

@@ -1,10 +1,10 @@
 //! Rules of other programs that are asked before ours, and so may send packets of ours elsewhere. Pure.
 
 use super::{Finding, warning};
-use crate::kernel::netlink::{attributes, text, u32_at};
+use crate::kernel::netlink::{attributes, find, text, u32_at};
 use crate::kernel::ways::{
     FIB_RULE_INVERT, FR_ACT_TO_TBL, FRA_FWMARK, FRA_FWMASK, FRA_PRIORITY, FRA_PROTOCOL,
-    FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, ForeignRule, find,
+    FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, ForeignRule,
 };
 use crate::plan::ways::Family;
 use crate::policy::{Network, Path, Policy, Scope};

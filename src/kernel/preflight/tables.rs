@@ -2,23 +2,20 @@
 //! rules may matter. Rules are read as they are dumped, and only those that matter are kept.
 
 use super::foreign::{self, Effect, Mark, Rule};
-use crate::kernel::netlink::{Message, Refusal, Socket, text};
-use crate::kernel::ruleset::{GETCHAIN, GETRULE, OBJECT_OWNER, OBJECT_TABLE};
-use crate::kernel::ways::{SEE_LOG, find};
+use crate::kernel::netlink::{Message, Refusal, Socket, find, text};
+use crate::kernel::ruleset::{CHAIN_NAME, GETCHAIN, GETRULE, NFGENMSG, OBJECT_OWNER, OBJECT_TABLE};
+use crate::kernel::ways::SEE_LOG;
 use crate::kernel::{Error, refused};
 use crate::plan::nft::{self, TABLE};
 use core::fmt::{self, Display, Formatter};
 use std::collections::BTreeMap;
 
 /// Attributes of a chain (`linux/netfilter/nf_tables.h`).
-const CHAIN_NAME: u16 = 3;
 const CHAIN_HOOK: u16 = 4;
 const CHAIN_POLICY: u16 = 5;
 const CHAIN_TYPE: u16 = 7;
 const HOOK_NUMBER: u16 = 1;
 const HOOK_PRIORITY: u16 = 2;
-/// Size of `struct nfgenmsg`, which begins with the family.
-const NFGENMSG: usize = 4;
 
 /// The name of a chain, as `nft list` takes it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

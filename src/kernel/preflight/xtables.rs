@@ -1,8 +1,7 @@
 //! Matches and targets of iptables, which iptables-nft has the kernel keep as they are (`linux/netfilter/xt_*.h`).
 
 use super::foreign::{Effect, Known, Mark, Rule};
-use crate::kernel::netlink::{text, u32_at};
-use crate::kernel::ways::find;
+use crate::kernel::netlink::{find, text, u32_at};
 
 /// Attributes of the expressions `match` and `target` (`linux/netfilter/nf_tables_compat.h`).
 const NAME: u16 = 1;
