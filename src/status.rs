@@ -123,7 +123,7 @@ impl<'a> Status<'a> {
                 traffic(json, "back", status.back);
                 traffic(json, "astray", status.astray);
             });
-            json.objects("differences", &self.differences, |json, Difference { line, command }| {
+            json.objects("differences", &self.differences, |json, Difference { line, command, .. }| {
                 json.string("line", line);
                 json.string("command", command);
             });

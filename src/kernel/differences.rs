@@ -8,7 +8,7 @@ use super::trial::seconds_left;
 use super::{Error, encode, macs, preflight};
 use crate::plan::Plan;
 use crate::plan::transition::{Step, Transition, misplaced};
-use crate::plan::ways::{Route, Rule};
+use crate::plan::ways::{Next, Route, Rule};
 use crate::policy::Policy;
 use core::fmt::{self, Display, Formatter};
 
@@ -19,6 +19,19 @@ pub struct Difference {
     pub line: String,
     /// The command that shows what the kernel holds there.
     pub command: String,
+    /// With what it comes if nobody makes it.
+    pub cause: Cause,
+}
+
+/// With what the kernel itself changes something of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// With a port or its addresses: the routes through it, its settings.
+    Port,
+    /// With the MAC of a gateway.
+    Neighbour,
+    /// With nothing: somebody has changed it.
+    Nothing,
 }
 
 impl Display for Difference {
@@ -56,13 +69,14 @@ pub fn compare(policy: &Policy) -> Result<Comparison, Error> {
         differences.push(Difference {
             line: error.to_string(),
             command: "ip rule; ip -6 rule; ip route show table all".into(),
+            cause: Cause::Nothing,
         });
     }
-    differences.extend(
-        unknown
-            .iter()
-            .map(|gateway| Difference { line: format!("unknown: {gateway}"), command: "ip neigh".into() }),
-    );
+    differences.extend(unknown.iter().map(|gateway| Difference {
+        line: format!("unknown: {gateway}"),
+        command: "ip neigh".into(),
+        cause: Cause::Neighbour,
+    }));
     Ok(Comparison { plan, differences, seconds_left: trial.and_then(seconds_left) })
 }
 
@@ -98,9 +112,10 @@ impl State {
 
 fn of_route(line: String, route: &Route) -> Difference {
     let command = format!("ip -{} route show table {}", route.family.digit(), route.table);
-    Difference { line, command }
+    let cause = if route.next == Next::Unreachable { Cause::Nothing } else { Cause::Port };
+    Difference { line, command, cause }
 }
 
 fn of_rule(line: String, rule: &Rule) -> Difference {
-    Difference { line, command: format!("ip -{} rule", rule.family.digit()) }
+    Difference { line, command: format!("ip -{} rule", rule.family.digit()), cause: Cause::Nothing }
 }
