@@ -60,9 +60,11 @@ const VERDICT: u32 = libc::NFT_REG_VERDICT as u32;
 const CT_DST_IP: u32 = 20;
 const CT_DST_IP6: u32 = 22;
 // linux/netfilter/nf_conntrack_common.h, as net/netfilter/nft_ct.c numbers them.
+const STATE_ESTABLISHED: u32 = 2;
 const STATE_RELATED: u32 = 4;
 const STATE_NEW: u32 = 8;
 const STATUS_EXPECTED: u32 = 1;
+const STATUS_ASSURED: u32 = 4;
 const ARPHRD_ETHER: u16 = 1;
 const RTN_LOCAL: u32 = 2;
 // linux/netfilter/nf_tables.h, enum nft_fib_result and nft_fib_flags.
@@ -100,8 +102,10 @@ pub fn expressions(statement: &Statement) -> Vec<Expr> {
             ]
         }
         Statement::CtState(State::New) => has_bits(libc::NFT_CT_STATE, STATE_NEW),
+        Statement::CtState(State::Own) => has_bits(libc::NFT_CT_STATE, STATE_NEW | STATE_ESTABLISHED),
         Statement::CtState(State::Related) => has_bits(libc::NFT_CT_STATE, STATE_RELATED),
         Statement::CtExpected => has_bits(libc::NFT_CT_STATUS, STATUS_EXPECTED),
+        Statement::CtAssured => has_bits(libc::NFT_CT_STATUS, STATUS_ASSURED),
         Statement::CtDirection(direction) => {
             let direction = match direction {
                 Direction::Original => 0,
@@ -109,13 +113,8 @@ pub fn expressions(statement: &Statement) -> Vec<Expr> {
             };
             vec![load_ct(libc::NFT_CT_DIRECTION as u32), compare(libc::NFT_CMP_EQ, &[direction])]
         }
-        Statement::CtLabel(bit) => {
-            vec![
-                load_ct(libc::NFT_CT_LABELS as u32),
-                bitwise(&label(*bit), &[0; 16]),
-                compare(libc::NFT_CMP_NEQ, &[0; 16]),
-            ]
-        }
+        Statement::CtLabel(bit) => label_is(libc::NFT_CMP_NEQ, *bit),
+        Statement::CtLabelClear(bit) => label_is(libc::NFT_CMP_EQ, *bit),
         Statement::L4Proto(protocol) => {
             vec![load_meta(libc::NFT_META_L4PROTO, REGISTER_1), compare(libc::NFT_CMP_EQ, &[*protocol])]
         }
@@ -322,6 +321,10 @@ fn is_family(family: Family) -> Vec<Expr> {
 
 fn has_bits(key: i32, bits: u32) -> Vec<Expr> {
     vec![load_ct(key as u32), and(bits), compare(libc::NFT_CMP_NEQ, &0_u32.to_ne_bytes())]
+}
+
+fn label_is(operator: i32, bit: u8) -> Vec<Expr> {
+    vec![load_ct(libc::NFT_CT_LABELS as u32), bitwise(&label(bit), &[0; 16]), compare(operator, &[0; 16])]
 }
 
 fn and(mask: u32) -> Expr {

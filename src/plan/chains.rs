@@ -16,8 +16,8 @@
 
 use super::nft::{
     Base, Chain, DIGEST, Direction, Elements, FWMARK_ACCEPT, FWMARK_REFLECT4, FWMARK_REFLECT6, INBOUND, Key,
-    LABEL_LOCAL, LABEL_OUTWARD, MACS, MARKS, OUTBOUND, PORTS_AND_MACS, Rule, SOCKETS, SYSCTLS, Set, State,
-    Statement, Table,
+    LABEL_DECIDED, LABEL_LOCAL, LABEL_OUTWARD, MACS, MARKS, OUTBOUND, PORTS_AND_MACS, Rule, SOCKETS, SYSCTLS,
+    Set, State, Statement, Table,
 };
 use super::ways::Family;
 use crate::policy::wire::CRC;
@@ -201,12 +201,21 @@ impl Table {
 
         let arriving = locals
             .iter()
-            .map(|(family, set)| vec![CtState(State::New), SourceIn(*family, set.name.clone()), Return])
+            .map(|(family, set)| vec![CtState(State::Own), SourceIn(*family, set.name.clone()), Return])
             .chain(arrivals.iter().map(|(key, set)| vec![Dispatch(*key, set.name.clone())]))
             // Not from a router: from inside, on behalf of a connection that came from one.
             .chain([vec![CtState(State::Related), SetCtLabel(LABEL_OUTWARD)]])
             .collect();
         self.chain("arriving", arriving);
+        self.chain(
+            "undecided",
+            vec![
+                vec![CtState(State::Related), Return],
+                vec![Jump("arriving".into())],
+                // Before, its router may have a MAC that is not known yet, and the rules may know it soon.
+                vec![CtAssured, SetCtLabel(LABEL_DECIDED)],
+            ],
+        );
         // Connections that a helper announced (FTP data). An error about one is not its first packet.
         self.chain("announced", errors().into_iter().chain([vec![Goto("arriving".into())]]).collect());
         self.chain("marked_reply", vec![vec![CtLabel(LABEL_OUTWARD), inward()], vec![mark_it()]]);
@@ -228,7 +237,8 @@ impl Table {
                 // A packet that comes out of a tunnel still has the mark of the one that carried it.
                 vec![MetaMarkSet(mask), SetMetaMark { mask, mark: 0 }],
                 vec![CtMarkSet(mask), Goto("marked".into())],
-                vec![CtState(State::New), Jump("arriving".into())],
+                // Not by its first packet alone: the rules may have come after that, or have been away.
+                vec![CtDirection(Direction::Original), CtLabelClear(LABEL_DECIDED), Jump("undecided".into())],
             ],
         });
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from bench import OURS, ROUTES, RULES, Bench, case, require
 from change import OTHER_WAYS
 from decay import SPARED, shell
-from verdict import FOR_GOOD, MEANWHILE, NONE
+from verdict import MEANWHILE, NONE, UNHEARD
 
 
 @case("stays/suspended")
@@ -29,7 +29,7 @@ def suspended(bench: Bench) -> None:
             bench.witness.until(lambda: len(bench.witness.strays) > strays, "a reply by router 1 without a guard")
             guard.signal(signal.SIGCONT)
 
-        bench.event("suspended", act, OURS, FOR_GOOD)
+        bench.event("suspended", act, OURS, UNHEARD)
         bench.in_force(image)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from addresses import HOST, MACS
 from bench import BENEATH, ROUTES, RULES, TABLE, Bench, case
 from netlink import Key
-from verdict import FOR_GOOD, MEANWHILE, NONE
+from verdict import MEANWHILE, NONE, UNHEARD
 
 PATIENCE = 8  # takings-away that the guard puts back without a pause; 10 in truth
 FORGIVEN = 1.1  # seconds after which it has forgotten one
@@ -76,13 +76,13 @@ def carrier(bench: Bench) -> None:
 @case("decay/firewall-restart", "lan", "homed")
 def firewall_restart(bench: Bench) -> None:
     times = bench.options.times(100, 8)
-    again(bench, "nft flush ruleset", times, bench.restart_firewall, TABLE, FOR_GOOD, taken=1)
+    again(bench, "nft flush ruleset", times, bench.restart_firewall, TABLE, UNHEARD, taken=1)
 
 
 @case("decay/table-of-nft-deleted")
 def nft_table(bench: Bench) -> None:
     act = shell(bench, "nft delete table inet returnpath")
-    again(bench, "nft delete table", bench.options.times(20, 3), act, TABLE, FOR_GOOD, taken=1)
+    again(bench, "nft delete table", bench.options.times(20, 3), act, TABLE, UNHEARD, taken=1)
 
 
 @case("decay/rule-deleted", "lan")
@@ -149,7 +149,7 @@ def mac_changed(bench: Bench) -> None:
         for number in range(times):
             mac = next(macs)
             act = lambda: bench.router2.ip(f"link set lan0 address {mac}")  # noqa: B023, E731
-            bench.event(f"another MAC {number + 1}", act, {("element", "macs", mac)}, FOR_GOOD)
+            bench.event(f"another MAC {number + 1}", act, {("element", "macs", mac)}, UNHEARD)
             bench.flows(load)
         bench.in_force(image)
         bench.figures["guard ms per event"] = 1000 * (guard.cpu() - cpu) / times

@@ -13,7 +13,8 @@ UNDER_WAY = 0.05  # seconds that a packet which was routed before a repair may t
 # What an event may do to replies until it is repaired.
 NONE = "none"  # they get no answer, but never take the wrong way
 MEANWHILE = "meanwhile"  # they go astray
-FOR_GOOD = "for good"  # so do those of connections that began in the meantime, since they have no mark
+# So do those of connections that began in the meantime, and have no mark, until their client is heard again.
+UNHEARD = "unheard"
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Window:
     began: float
     ended: float
     repair: float  # seconds from the event to the repair, as the kernel told them; the worst of all that was taken away
-    harm: str  # NONE, MEANWHILE or FOR_GOOD
+    harm: str  # NONE, MEANWHILE or UNHEARD
 
     def holds(self, at: float) -> bool:
         return self.began <= at <= self.ended + UNDER_WAY
@@ -49,6 +50,11 @@ class Beginnings:
         opened = max((at for at in self._opened.get(which, ()) if at <= packet.at), default=0.0)
         return min((at for at in self._first.get(which, ()) if at >= opened), default=0.0)
 
+    def heard_between(self, packet: Packet, window: Window) -> bool:
+        """Whether the client tried again after a window, and before a packet to it."""
+        again = self._first.get((packet.family, packet.port), ())
+        return any(window.ended + UNDER_WAY < at < packet.at - UNDER_WAY for at in again)
+
 
 class Verdict:
     """What the witness has seen of a load, sorted by the windows in which it happened."""
@@ -61,7 +67,10 @@ class Verdict:
             opened = began.of(stray)
             if any(window.holds(stray.at) and window.harm != NONE for window in windows):
                 self.meanwhile += 1
-            elif any(window.holds(opened) and window.harm == FOR_GOOD for window in windows):
+            elif any(
+                window.harm == UNHEARD and window.holds(opened) and not began.heard_between(stray, window)
+                for window in windows
+            ):
                 self.later += 1
             else:
                 self._wrong.append(self._tell(stray, opened))

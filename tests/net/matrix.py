@@ -461,6 +461,27 @@ def wrong_exit(lab: Lab, family: Family) -> None:
         raise AssertionError(f"a reply was counted as gone by router 2: {before}, {lab.carried(2)}")
 
 
+@case("from-before", THROUGH_ROUTER_2)
+def from_before(lab: Lab, family: Family) -> None:
+    """The rules were away when the connection began: its next packet is taken for its first."""
+    lab.host.run("nft", "delete", "table", "inet", "returnpath")
+    with (
+        traffic.listen(lab.server, family, ports.UDP, socket.SOCK_DGRAM, _answering_address(lab, family, 2)) as server,
+        to(lab, family, ports.UDP).open(socket.SOCK_DGRAM) as caller,
+    ):
+        caller.connect((PUBLIC[2][family], ports.UDP))
+        caller.send(b"question")
+        server.sendto(*server.recvfrom(64))  # by whichever way
+        lab.apply(lab.layout.policy())
+        with returned(lab, family, "udp", EXCHANGES, exactly=True):
+            for number in range(EXCHANGES):
+                question = f"question {number}".encode()
+                caller.send(question)
+                server.sendto(*server.recvfrom(64))
+                while caller.recv(64) != question:
+                    pass  # the answer to the first one
+
+
 @case("syn-cookies", THROUGH_ROUTER_2, ("lan", "homed", "tunnel"))
 def syn_cookies(lab: Lab, family: Family) -> None:
     """The socket is made from the client's acknowledgement: no request remembers the mark of the SYN."""
