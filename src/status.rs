@@ -132,7 +132,7 @@ impl<'a> Status<'a> {
     }
 
     fn next_hops(&self) -> Table<5> {
-        let mut table = Table::new(["PATH", "NEXT HOP", "DEVICE", "MAC", "STATE"], 5);
+        let mut table = Table::new(["PATH", "NEXT HOP", "DEVICE", "MAC", "STATE"], 5, 3);
         for (path, status) in self.policy.paths.iter().zip(&self.paths) {
             for (at, hop) in status.next_hops.iter().enumerate() {
                 table.rows.push([
@@ -150,7 +150,7 @@ impl<'a> Status<'a> {
     fn traffic(&self) -> Table<11> {
         let heads =
             ["PATH", "MARK", "TABLE", "RULE", "TAKEN", "LIVE", "IN", "BYTES", "BACK", "BYTES", "ASTRAY"];
-        let mut table = Table::new(heads, 2);
+        let mut table = Table::new(heads, 2, 6);
         for (path, status) in self.policy.paths.iter().zip(&self.paths) {
             let packets = |count: Option<Traffic>| or_dash(count.map(|count| short(count.packets)));
             let bytes = |count: Option<Traffic>| or_dash(count.map(|count| short(count.bytes)));
@@ -261,24 +261,35 @@ fn short(number: u64) -> String {
     }
 }
 
+/// How wide a table is at most: a serial console.
+const WIDTH: usize = 80;
+
 /// Rows in columns that are as wide as they have to be. The first ones, `left` of them, are words, the others numbers.
+/// Where that is too wide, the columns from `fold` on are on a second line.
 struct Table<const COLUMNS: usize> {
     rows: Vec<[String; COLUMNS]>,
     left: usize,
+    fold: usize,
 }
 
 impl<const COLUMNS: usize> Table<COLUMNS> {
-    fn new(heads: [&str; COLUMNS], left: usize) -> Self {
-        Self { rows: vec![heads.map(String::from)], left }
+    fn new(heads: [&str; COLUMNS], left: usize, fold: usize) -> Self {
+        Self { rows: vec![heads.map(String::from)], left, fold }
     }
 }
 
 impl<const COLUMNS: usize> Display for Table<COLUMNS> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let width = |at: usize| self.rows.iter().map(|row| row[at].len()).max().unwrap_or(0);
+        let widths: [usize; COLUMNS] = core::array::from_fn(width);
+        let is_wide = widths.iter().map(|width| width + 2).sum::<usize>() > WIDTH + 2;
         for row in &self.rows {
             let mut line = String::new();
-            for (at, cell) in row.iter().enumerate() {
-                let width = self.rows.iter().map(|row| row[at].len()).max().unwrap_or(0);
+            for (at, (cell, width)) in row.iter().zip(widths).enumerate() {
+                if is_wide && at == self.fold {
+                    writeln!(f, "{}", line.trim_end())?;
+                    line = " ".repeat(widths[0] + 2);
+                }
                 line += &match at < self.left {
                     true => format!("{cell:width$}  "),
                     false => format!("{cell:>width$}  "),

@@ -42,7 +42,11 @@ fn says(policy: &str, lines: &[&str]) {
     let mut text = String::new();
     for line in lines {
         let line = line.replace("MAC", MAC);
-        writeln!(text, "$ returnpath explain {line}\n{}\n", report(policy, &line)).unwrap();
+        let report = report(policy, &line).to_string();
+        // The connection is one line, however long.
+        let wide = report.lines().skip(1).find(|line| line.chars().count() > 80);
+        assert_eq!(wide, None, "wider than a console");
+        writeln!(text, "$ returnpath explain {line}\n{report}\n").unwrap();
     }
     compare(&format!("{policy}.txt"), &text);
 }

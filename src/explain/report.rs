@@ -28,6 +28,8 @@ pub struct Report {
 
 /// Where the width of labels ends.
 const LABELS: usize = 12;
+/// How wide what it says is at most: a serial console. Commands are whole, so that they can be copied.
+const WIDTH: usize = 80;
 
 impl Report {
     /// The path that takes the connection.
@@ -165,7 +167,7 @@ impl Display for Report {
         write!(f, ", in by {port}")?;
         mac.map_or(Ok(()), |mac| write!(f, " from {mac}"))?;
         write!(f, "\n{:LABELS$}{}", "path", way.as_ref().map_or("none", |way| way.path))?;
-        lines(f, "why", self.plan.why(&self.flow, &outcome))?;
+        lines(f, "why", self.plan.why(&self.flow, &outcome).iter().map(|line| folded(line, 0)))?;
         match (&self.arriving, is_local) {
             _ if outcome.is_dropped => write!(f, "\n{:LABELS$}nobody", "answered by")?,
             (Some((_, Answer::Nowhere(why))), _) => write!(f, "\n{:LABELS$}nobody: {why}", "answered by")?,
@@ -199,7 +201,7 @@ impl Display for Report {
         let objections = self.objections();
         match objections.is_empty() {
             true => lines(f, "verdict", ["the kernel agrees".into()]),
-            false => lines(f, "DIFFERS", objections),
+            false => lines(f, "DIFFERS", objections.iter().map(|line| folded(line, 0))),
         }
     }
 }
@@ -210,7 +212,21 @@ fn rules(f: &mut Formatter<'_>, label: &str, steps: &[Step]) -> fmt::Result {
         Some(rule) => format!("{chain:width$}{}", RuleText(rule)),
         None => format!("{chain:width$}(no rule matches)"),
     };
-    lines(f, label, steps.iter().map(line))
+    lines(f, label, steps.iter().map(line).map(|line| folded(&line, width)))
+}
+
+/// A line that is broken where it would be too wide; what follows is `indent` further to the right.
+fn folded(line: &str, indent: usize) -> String {
+    let (mut text, mut column) = (String::new(), LABELS);
+    for word in line.split_inclusive(' ') {
+        if column + word.trim_end().chars().count() > WIDTH && column > LABELS + indent {
+            column = LABELS + indent;
+            text = format!("{}\n{:column$}", text.trim_end(), "");
+        }
+        text += word;
+        column += word.chars().count();
+    }
+    text
 }
 
 /// Several lines of one label.
