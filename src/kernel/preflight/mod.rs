@@ -15,7 +15,7 @@ mod tables;
 mod tests;
 mod xtables;
 
-pub use routes::{Early, check_ownership, check_ports, foresee};
+pub use routes::{Early, check_ownership, check_ports, foresee, taken};
 
 use super::Error;
 use super::ways::{ForeignRule, Routing};
@@ -90,6 +90,9 @@ pub fn look(
     foreign: &[ForeignRule],
     routing: &mut Routing,
 ) -> Vec<Finding> {
+    // Those in a place of ours are refused; what else they do is no matter then.
+    let beside = foreign.iter().filter(|other| routes::collides(plan, other).is_none()).cloned();
+    let foreign = beside.collect::<Vec<_>>();
     let mut findings = Vec::new();
     // What can not be looked at is no reason to refuse.
     let mut add = |found: Result<Vec<Finding>, Error>| {
@@ -98,9 +101,9 @@ pub fn look(
     if is_first {
         add(features::findings(plan));
     }
-    add(Ok(rules::findings(policy, foreign)));
+    add(Ok(rules::findings(policy, &foreign)));
     add(tables::read().and_then(|chains| {
-        let mut found = marks::findings(policy, &chains, foreign);
+        let mut found = marks::findings(policy, &chains, &foreign);
         found.extend(flowtables(policy, &chains));
         found.extend(reverse_path::findings(policy, plan, &chains, routing)?);
         Ok(found)
@@ -113,17 +116,17 @@ pub fn look(
 
 /// The warnings, unless something is found for which nothing shall be changed.
 pub fn heed(mut findings: Vec<Finding>, is_strict: bool) -> Result<Vec<Finding>, Error> {
-    let refuses = |finding: &Finding| is_strict || finding.severity == Severity::Refusal;
-    match findings.iter().position(refuses) {
-        None => Ok(findings),
-        Some(at) => {
-            let others = match findings.iter().filter(|finding| refuses(finding)).count() {
-                1 => String::new(),
-                all => format!(" ({} more: see `returnpath check`)", all - 1),
-            };
-            Err(Error::new(findings.swap_remove(at).line + &others))
-        }
-    }
+    let refusals = || findings.iter().filter(|finding| finding.severity == Severity::Refusal).count();
+    let (by, at, all) = match findings.iter().position(|finding| finding.severity == Severity::Refusal) {
+        None if !is_strict || findings.is_empty() => return Ok(findings),
+        None => ("refused by --strict, and nothing is changed: ", 0, findings.len()),
+        Some(at) => ("", at, if is_strict { findings.len() } else { refusals() }),
+    };
+    let others = match all {
+        1 => String::new(),
+        all => format!(" ({} more: see `returnpath check`)", all - 1),
+    };
+    Err(Error::new(format!("{by}{}{others}", findings.swap_remove(at).line)))
 }
 
 /// Says warnings in the log: a page of them at most.
