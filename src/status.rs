@@ -7,7 +7,7 @@ use crate::kernel::conntrack::{self, Traffic};
 use crate::kernel::counters::counters;
 use crate::kernel::differences::{Difference, compare};
 use crate::kernel::lock::is_guarded;
-use crate::kernel::neighbours::Neighbour;
+use crate::kernel::neighbours::{Neighbour, NeighbourState};
 use crate::kernel::ways::Routing;
 use crate::plan::Plan;
 use crate::plan::ways::{Family, Next};
@@ -30,7 +30,7 @@ pub struct Status<'a> {
     pub is_guarded: bool,
     /// How long what is in force is still on trial, in seconds; `None`: it is not.
     pub seconds_left: Option<u32>,
-    /// What else there is to say, one line each: what could not be read.
+    /// What else there is to say, one line each: what could not be read, and which gateways do not answer.
     pub notes: Vec<String>,
     /// Where the kernel differs from the policy.
     pub differences: Vec<Difference>,
@@ -97,8 +97,20 @@ impl<'a> Status<'a> {
                 astray: counted("astray"),
             }
         });
-        let paths = paths.collect();
+        let paths: Vec<_> = paths.collect();
         let (seconds_left, differences) = (comparison.seconds_left, comparison.differences);
+        for (path, status) in policy.paths.iter().zip(&paths) {
+            for gateway in status.next_hops.iter().filter_map(NextHop::silent) {
+                // One whose MAC is not known, for which nothing is taken yet, is a difference.
+                let is_told = |told: &Difference| told.line.contains(&format!(" gateway {gateway}:"));
+                if !differences.iter().any(is_told) {
+                    let name = &path.name;
+                    notes.push(format!(
+                        "path {name}: gateway {gateway} does not answer; replies by it are lost"
+                    ));
+                }
+            }
+        }
         Ok(Status { source, policy, paths, is_guarded: is_guarded(), seconds_left, notes, differences })
     }
 
@@ -203,6 +215,11 @@ pub(crate) fn traffic(json: &mut Object, name: &str, traffic: Option<Traffic>) {
 }
 
 impl NextHop {
+    /// Its gateway, if that does not answer. It keeps its route, whatever `when_down` says.
+    fn silent(&self) -> Option<IpAddr> {
+        self.neighbour.filter(|neighbour| neighbour.state == NeighbourState::Failed).and(self.gateway)
+    }
+
     fn json(json: &mut Object, hop: &NextHop) {
         json.number("family", hop.family.digit().to_digit(10).unwrap_or_default());
         json.string_or_null("gateway", hop.gateway);

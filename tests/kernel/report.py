@@ -154,6 +154,24 @@ def on_trial(bench: Bench) -> None:
         require(found["seconds_on_trial"] is None and "trial" not in text, text)
 
 
+@case("report/status-of-a-silent-gateway")
+def silent_gateway(bench: Bench) -> None:
+    """It is told in a line, and is no difference; where its MAC is awaited, that line is the difference's."""
+    image, auto = bench.image(POLICY), bench.image(POLICY.replace(f'"{MAC}"', '"auto"'))
+    with Machine() as host:
+        bench.apply(host, image)
+        note = "path router2: gateway 10.0.0.2 does not answer; replies by it are lost"
+        host.run("ip", "neigh", "replace", "10.0.0.2", "dev", "eth0", "nud", "failed")
+        text, found = status(bench, host, image)
+        require(found["notes"] == [note] and f"\n\n{note}\nthe kernel is as " in text, text)
+        host.run("ip", "neigh", "replace", "10.0.0.2", "dev", "eth0", "lladdr", MAC, "nud", "stale")
+        require(not status(bench, host, image)[1]["notes"], "it answers")
+    with Machine() as host:
+        host.run("ip", "neigh", "replace", "10.0.0.2", "dev", "eth0", "nud", "failed")
+        text, found = status(bench, host, auto, 5)
+        require("unknown: MAC of gateway 10.0.0.2: " in text and not found["notes"], text)
+
+
 @case("report/status-keys-are-in-the-manual")
 def status_keys(bench: Bench) -> None:
     image = bench.image(POLICY)
