@@ -79,6 +79,18 @@ fn the_most_specific_way_to_know_frames_decides_alone() {
     );
 }
 
+/// What somebody looks for whose MAC is right and whose port is not, or whose gateway nobody has asked yet.
+#[test]
+fn a_path_that_might_have_known_the_frames_is_named() {
+    says(
+        "auto",
+        &[
+            "--iif eth5 MAC --src 198.51.100.7 --dst 10.0.0.10 --proto icmp",
+            "--iif eth5 --mac 52:54:00:00:00:09 --src 198.51.100.7 --dst 10.0.0.10 --proto icmp",
+        ],
+    );
+}
+
 #[test]
 fn a_scope_is_about_who_answers() {
     says("forward", &["--iif eth1 MAC --src 2001:db8::7 --dst fd00::10 --proto icmp"]);
