@@ -428,6 +428,8 @@ def usage(bench: Bench) -> None:
             ["apply", "--json"],
             ["status", "--strict"],
             ["apply", "--wait", "--strict"],
+            ["apply", "--strict", "--strict"],
+            ["status", "--json", "--policy", "/nowhere", "--json"],
         ):
             bench.firmware(host, *args, code=2)
         bench.firmware(host, "check", "--policy", "/nowhere", code=3)
