@@ -41,8 +41,8 @@ pub fn taken(plan: &Plan, foreign: &[ForeignRule], routing: &mut Routing) -> Res
         let (family, priority) = (rule.family.digit(), other.priority);
         taken.push(Difference {
             line: format!(
-                "ip -{family} rule {priority}: it is none of ours (protocol {PROTOCOL} and no other selector), and {what}; delete \
-                 it, or choose another `table` and `priority`"
+                "ip -{family} rule {priority}: it is none of ours (protocol {PROTOCOL} and no other selector), and \
+                 {what}; delete it, or choose another `table` and `priority`"
             ),
             command: format!("ip -{family} rule"),
         });
