@@ -5,7 +5,7 @@ use crate::json::{self, Object};
 use crate::kernel::Error;
 use crate::kernel::conntrack::{self, Traffic};
 use crate::kernel::counters::counters;
-use crate::kernel::differences::{Difference, compare};
+use crate::kernel::differences::{ASK_NEIGHBOURS, Difference, compare};
 use crate::kernel::lock::is_guarded;
 use crate::kernel::neighbours::{Neighbour, NeighbourState};
 use crate::kernel::ways::Routing;
@@ -78,6 +78,8 @@ impl<'a> Status<'a> {
     /// Asks the kernel. What it does not tell is left out, and noted.
     fn read(source: &'a str, policy: &'a Policy) -> Result<Status<'a>, Error> {
         let comparison = compare(policy)?;
+        // A gateway whose MAC is not known, so that its path takes nothing yet, is a difference.
+        let is_told = comparison.differences.iter().any(|told| told.command == ASK_NEIGHBOURS);
         let mut notes = Vec::new();
         let mut routing = Routing::open()?;
         let live = noted(conntrack::count(policy.mark_mask, policy.paths.iter().map(|p| p.mark)), &mut notes);
@@ -89,7 +91,7 @@ impl<'a> Status<'a> {
                 Some(Traffic { packets: found.packets, bytes: found.bytes })
             };
             PathStatus {
-                next_hops: next_hops(path, &comparison.plan, &mut routing, &mut notes),
+                next_hops: next_hops(path, &comparison.plan, &mut routing, &mut notes, is_told),
                 taken: counted("new"),
                 live: live.as_ref().and_then(|counts| counts.get(&path.mark)).copied(),
                 into: counted("in"),
@@ -97,20 +99,8 @@ impl<'a> Status<'a> {
                 astray: counted("astray"),
             }
         });
-        let paths: Vec<_> = paths.collect();
+        let paths = paths.collect();
         let (seconds_left, differences) = (comparison.seconds_left, comparison.differences);
-        for (path, status) in policy.paths.iter().zip(&paths) {
-            for gateway in status.next_hops.iter().filter_map(NextHop::silent) {
-                // One whose MAC is not known, for which nothing is taken yet, is a difference.
-                let is_told = |told: &Difference| told.line.contains(&format!(" gateway {gateway}:"));
-                if !differences.iter().any(is_told) {
-                    let name = &path.name;
-                    notes.push(format!(
-                        "path {name}: gateway {gateway} does not answer; replies by it are lost"
-                    ));
-                }
-            }
-        }
         Ok(Status { source, policy, paths, is_guarded: is_guarded(), seconds_left, notes, differences })
     }
 
@@ -143,11 +133,11 @@ impl<'a> Status<'a> {
         })
     }
 
-    fn next_hops(&self) -> Table<5> {
-        let mut table = Table::new(["PATH", "NEXT HOP", "DEVICE", "MAC", "STATE"], 5, 3);
+    fn next_hops(&self) -> Table {
+        let mut table = Table::new(&["PATH", "NEXT HOP", "DEVICE", "MAC", "STATE"], 5, 3);
         for (path, status) in self.policy.paths.iter().zip(&self.paths) {
             for (at, hop) in status.next_hops.iter().enumerate() {
-                table.rows.push([
+                table.rows.push(vec![
                     if at == 0 { path.name.to_string() } else { String::new() },
                     or_dash(hop.gateway),
                     or_dash(hop.device.as_ref()),
@@ -159,14 +149,14 @@ impl<'a> Status<'a> {
         table
     }
 
-    fn traffic(&self) -> Table<11> {
+    fn traffic(&self) -> Table {
         let heads =
             ["PATH", "MARK", "TABLE", "RULE", "TAKEN", "LIVE", "IN", "BYTES", "BACK", "BYTES", "ASTRAY"];
-        let mut table = Table::new(heads, 2, 6);
+        let mut table = Table::new(&heads, 2, 6);
         for (path, status) in self.policy.paths.iter().zip(&self.paths) {
             let packets = |count: Option<Traffic>| or_dash(count.map(|count| short(count.packets)));
             let bytes = |count: Option<Traffic>| or_dash(count.map(|count| short(count.bytes)));
-            table.rows.push([
+            table.rows.push(vec![
                 path.name.to_string(),
                 format!("{:#x}", path.mark),
                 path.table.to_string(),
@@ -215,11 +205,6 @@ pub(crate) fn traffic(json: &mut Object, name: &str, traffic: Option<Traffic>) {
 }
 
 impl NextHop {
-    /// Its gateway, if that does not answer. It keeps its route, whatever `when_down` says.
-    fn silent(&self) -> Option<IpAddr> {
-        self.neighbour.filter(|neighbour| neighbour.state == NeighbourState::Failed).and(self.gateway)
-    }
-
     fn json(json: &mut Object, hop: &NextHop) {
         json.number("family", hop.family.digit().to_digit(10).unwrap_or_default());
         json.string_or_null("gateway", hop.gateway);
@@ -229,8 +214,15 @@ impl NextHop {
     }
 }
 
-/// The next hops of a path, as the plan has them.
-fn next_hops(path: &Path, plan: &Plan, routing: &mut Routing, notes: &mut Vec<String>) -> Vec<NextHop> {
+/// The next hops of a path, as the plan has them. One that does not answer keeps its route, whatever `when_down` says:
+/// that is noted, unless it `is_told` already.
+fn next_hops(
+    path: &Path,
+    plan: &Plan,
+    routing: &mut Routing,
+    notes: &mut Vec<String>,
+    is_told: bool,
+) -> Vec<NextHop> {
     let routes = plan.ways.routes.iter().filter(|route| route.table == path.table);
     let hops = routes.filter_map(|route| {
         let (gateway, device) = match &route.next {
@@ -242,6 +234,14 @@ fn next_hops(path: &Path, plan: &Plan, routing: &mut Routing, notes: &mut Vec<St
             (Some(address), Some(port)) => noted(routing.neighbour(address, port), notes).flatten(),
             _ => None,
         };
+        if let (Some(Neighbour { state: NeighbourState::Failed, .. }), Some(address), false) =
+            (neighbour, gateway, is_told)
+        {
+            notes.push(format!(
+                "path {}: gateway {address} does not answer; replies by it are lost",
+                path.name
+            ));
+        }
         Some(NextHop { family: route.family, gateway, device, neighbour })
     });
     hops.collect()
@@ -283,30 +283,34 @@ const WIDTH: usize = 80;
 
 /// Rows in columns that are as wide as they have to be. The first ones, `left` of them, are words, the others numbers.
 /// Where that is too wide, the columns from `fold` on are on a second line.
-struct Table<const COLUMNS: usize> {
-    rows: Vec<[String; COLUMNS]>,
+struct Table {
+    rows: Vec<Vec<String>>,
     left: usize,
     fold: usize,
 }
 
-impl<const COLUMNS: usize> Table<COLUMNS> {
-    fn new(heads: [&str; COLUMNS], left: usize, fold: usize) -> Self {
-        Self { rows: vec![heads.map(String::from)], left, fold }
+impl Table {
+    fn new(heads: &[&str], left: usize, fold: usize) -> Self {
+        Self { rows: vec![heads.iter().map(|head| String::from(*head)).collect()], left, fold }
+    }
+
+    fn width(&self, at: usize) -> usize {
+        self.rows.iter().filter_map(|row| row.get(at)).map(String::len).max().unwrap_or(0) + 2
     }
 }
 
-impl<const COLUMNS: usize> Display for Table<COLUMNS> {
+impl Display for Table {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let width = |at: usize| self.rows.iter().map(|row| row[at].len()).max().unwrap_or(0);
-        let widths: [usize; COLUMNS] = core::array::from_fn(width);
-        let is_wide = widths.iter().map(|width| width + 2).sum::<usize>() > WIDTH + 2;
+        let is_wide =
+            (0..self.rows.first().map_or(0, Vec::len)).map(|at| self.width(at)).sum::<usize>() > WIDTH + 2;
         for row in &self.rows {
             let mut line = String::new();
-            for (at, (cell, width)) in row.iter().zip(widths).enumerate() {
+            for (at, cell) in row.iter().enumerate() {
                 if is_wide && at == self.fold {
                     writeln!(f, "{}", line.trim_end())?;
-                    line = " ".repeat(widths[0] + 2);
+                    line = " ".repeat(self.width(0));
                 }
+                let width = self.width(at) - 2;
                 line += &match at < self.left {
                     true => format!("{cell:width$}  "),
                     false => format!("{cell:>width$}  "),

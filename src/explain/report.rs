@@ -167,7 +167,7 @@ impl Display for Report {
         write!(f, ", in by {port}")?;
         mac.map_or(Ok(()), |mac| write!(f, " from {mac}"))?;
         write!(f, "\n{:LABELS$}{}", "path", way.as_ref().map_or("none", |way| way.path))?;
-        lines(f, "why", self.plan.why(&self.flow, &outcome).iter().map(|line| folded(line, 0)))?;
+        lines(f, "why", &self.plan.why(&self.flow, &outcome), Some(0))?;
         match (&self.arriving, is_local) {
             _ if outcome.is_dropped => write!(f, "\n{:LABELS$}nobody", "answered by")?,
             (Some((_, Answer::Nowhere(why))), _) => write!(f, "\n{:LABELS$}nobody: {why}", "answered by")?,
@@ -195,13 +195,13 @@ impl Display for Report {
         rules(f, "rules back", &outcome.answering)?;
         for (label, asked) in [("kernel in", &self.arriving), ("kernel back", &self.answering)] {
             if let Some((query, answer)) = asked {
-                lines(f, label, [query.to_string(), format!("→ {answer}")])?;
+                lines(f, label, &[query.to_string(), format!("→ {answer}")], None)?;
             }
         }
         let objections = self.objections();
         match objections.is_empty() {
-            true => lines(f, "verdict", ["the kernel agrees".into()]),
-            false => lines(f, "DIFFERS", objections.iter().map(|line| folded(line, 0))),
+            true => lines(f, "verdict", &["the kernel agrees".into()], None),
+            false => lines(f, "DIFFERS", &objections, Some(0)),
         }
     }
 }
@@ -212,25 +212,27 @@ fn rules(f: &mut Formatter<'_>, label: &str, steps: &[Step]) -> fmt::Result {
         Some(rule) => format!("{chain:width$}{}", RuleText(rule)),
         None => format!("{chain:width$}(no rule matches)"),
     };
-    lines(f, label, steps.iter().map(line).map(|line| folded(&line, width)))
+    lines(f, label, &steps.iter().map(line).collect::<Vec<_>>(), Some(width))
 }
 
-/// A line that is broken where it would be too wide; what follows is `indent` further to the right.
-fn folded(line: &str, indent: usize) -> String {
-    let (mut text, mut column) = (String::new(), LABELS);
-    for word in line.split_inclusive(' ') {
-        if column + word.trim_end().chars().count() > WIDTH && column > LABELS + indent {
-            column = LABELS + indent;
-            text = format!("{}\n{:column$}", text.trim_end(), "");
+/// Several lines of one label. What is too wide is broken, and goes on `indent` further to the right; `None`: it is not.
+fn lines(f: &mut Formatter<'_>, label: &str, lines: &[String], indent: Option<usize>) -> fmt::Result {
+    for (at, line) in lines.iter().enumerate() {
+        write!(f, "\n{:LABELS$}", if at == 0 { label } else { "" })?;
+        let start = indent.map_or(usize::MAX, |indent| LABELS + indent);
+        let mut column = LABELS;
+        for (nth, word) in line.split(' ').enumerate() {
+            let width = word.chars().count();
+            if column > start && column + 1 + width > WIDTH {
+                column = start;
+                write!(f, "\n{:column$}", "")?;
+            } else if nth > 0 {
+                column += 1;
+                f.write_str(" ")?;
+            }
+            column += width;
+            f.write_str(word)?;
         }
-        text += word;
-        column += word.chars().count();
     }
-    text
-}
-
-/// Several lines of one label.
-fn lines(f: &mut Formatter<'_>, label: &str, lines: impl IntoIterator<Item = String>) -> fmt::Result {
-    let labels = core::iter::once(label).chain(core::iter::repeat(""));
-    labels.zip(lines).try_for_each(|(label, line)| write!(f, "\n{label:LABELS$}{line}"))
+    Ok(())
 }

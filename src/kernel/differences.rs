@@ -12,6 +12,9 @@ use crate::plan::ways::{Route, Rule};
 use crate::policy::Policy;
 use core::fmt::{self, Display, Formatter};
 
+/// The command that shows gateways, of which one is not known.
+pub const ASK_NEIGHBOURS: &str = "ip neigh";
+
 /// Something that the kernel holds otherwise than a policy has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
@@ -54,9 +57,10 @@ pub fn compare(policy: &Policy) -> Result<Comparison, Error> {
     differences.extend(needs.differences());
     differences.extend(preflight::taken(&plan, &foreign, &mut journal.routing)?);
     differences.extend(
-        unknown
-            .iter()
-            .map(|gateway| Difference { line: format!("unknown: {gateway}"), command: "ip neigh".into() }),
+        unknown.iter().map(|gateway| Difference {
+            line: format!("unknown: {gateway}"),
+            command: ASK_NEIGHBOURS.into(),
+        }),
     );
     Ok(Comparison { plan, differences, seconds_left: trial.and_then(seconds_left) })
 }

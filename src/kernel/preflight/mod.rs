@@ -91,7 +91,7 @@ pub fn look(
     routing: &mut Routing,
 ) -> Vec<Finding> {
     // Those in a place of ours are refused; what else they do is no matter then.
-    let beside = foreign.iter().filter(|other| routes::collides(plan, other).is_none()).cloned();
+    let beside = foreign.iter().filter(|other| routes::collides(plan, other).is_none());
     let foreign = beside.collect::<Vec<_>>();
     let mut findings = Vec::new();
     // What can not be looked at is no reason to refuse.

@@ -47,10 +47,12 @@ pub fn taken(plan: &Plan, foreign: &[ForeignRule], routing: &mut Routing) -> Res
             command: format!("ip -{family} rule"),
         });
     }
-    let mut tables: Vec<u32> = plan.ways.routes.iter().map(|route| route.table).collect();
-    tables.sort_unstable();
-    tables.dedup();
-    for table in tables {
+    let mut tables = Vec::new();
+    for table in plan.ways.routes.iter().map(|route| route.table) {
+        if tables.contains(&table) {
+            continue;
+        }
+        tables.push(table);
         for family in Family::BOTH {
             if routing.has_foreign_routes(family, table)? {
                 taken.push(Difference {
@@ -103,9 +105,12 @@ pub fn foresee(
     let mut findings: Vec<_> = taken.iter().map(|taken| refusal("taken", taken.to_string())).collect();
     for route in &plan.ways.routes {
         let result = check_port(route, Early::Refuse, routing).and_then(|()| check_gateway(route, routing));
-        let found = result.err().map(|error| refusal("next-hop", error.to_string()));
-        // Both families of a path may lack the same port.
-        findings.extend(found.filter(|found| !findings.contains(found)));
+        if let Err(Error { line, .. }) = result
+            // Both families of a path may lack the same port.
+            && !findings.iter().any(|found| found.line == line)
+        {
+            findings.push(refusal("next-hop", line));
+        }
     }
     for port in policy.paths.iter().flat_map(|path| &path.ingress) {
         let of_port = format!("port {port}: ");

@@ -25,7 +25,7 @@ const FR_ACT_NOP: u8 = 3;
 const RT_TABLE_LOCAL: u32 = 255;
 
 /// A warning for each rule that may catch packets which are marked for a path.
-pub fn findings(policy: &Policy, foreign: &[ForeignRule]) -> Vec<Finding> {
+pub fn findings(policy: &Policy, foreign: &[&ForeignRule]) -> Vec<Finding> {
     foreign.iter().filter_map(|rule| finding(policy, rule)).collect()
 }
 
