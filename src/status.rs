@@ -190,8 +190,10 @@ impl Display for Status<'_> {
         let (source, paths) = (self.source, self.policy.count());
         match self.differences.len() {
             0 => write!(f, "the kernel is as {source} has it: {paths}"),
-            1 => write!(f, "the kernel differs from {source}: in 1 respect"),
-            count => write!(f, "the kernel differs from {source}: in {count} respects"),
+            count => {
+                let plural = if count == 1 { "" } else { "s" };
+                write!(f, "the kernel differs from {source}: in {count} respect{plural}")
+            }
         }
     }
 }
@@ -269,13 +271,9 @@ fn short(number: u64) -> String {
         letter = letters.next();
     }
     let thousandths = number / unit; // of the unit that the letter names
-    let (whole, rest) = (thousandths / 1000, thousandths % 1000);
-    let letter = letter.unwrap_or('?');
-    match whole {
-        0..10 => format!("{whole}.{:02}{letter}", rest / 10),
-        10..100 => format!("{whole}.{}{letter}", rest / 100),
-        _ => format!("{whole}{letter}"),
-    }
+    let mut text = format!("{}.{:03}", thousandths / 1000, thousandths % 1000);
+    text.truncate(4);
+    format!("{}{}", text.trim_end_matches('.'), letter.unwrap_or('?'))
 }
 
 /// How wide a table is at most: a serial console.

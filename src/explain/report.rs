@@ -163,32 +163,32 @@ impl Display for Report {
         let way = self.way(&outcome);
         let Plan { mark_mask, .. } = self.plan;
 
-        write!(f, "{:LABELS$}{} from {source} to {destination}", "connection", Service(&self.flow))?;
-        write!(f, ", in by {port}")?;
+        // The labels are as wide as `LABELS`.
+        write!(f, "connection  {} from {source} to {destination}, in by {port}", Service(&self.flow))?;
         mac.map_or(Ok(()), |mac| write!(f, " from {mac}"))?;
-        write!(f, "\n{:LABELS$}{}", "path", way.as_ref().map_or("none", |way| way.path))?;
+        write!(f, "\npath        {}", way.as_ref().map_or("none", |way| way.path))?;
         lines(f, "why", &self.plan.why(&self.flow, &outcome), Some(0))?;
-        match (&self.arriving, is_local) {
-            _ if outcome.is_dropped => write!(f, "\n{:LABELS$}nobody", "answered by")?,
-            (Some((_, Answer::Nowhere(why))), _) => write!(f, "\n{:LABELS$}nobody: {why}", "answered by")?,
-            (_, true) => write!(f, "\n{:LABELS$}this host", "answered by")?,
-            (_, false) => write!(f, "\n{:LABELS$}a host behind this one", "answered by")?,
+        f.write_str("\nanswered by ")?;
+        match &self.arriving {
+            _ if outcome.is_dropped => f.write_str("nobody")?,
+            Some((_, Answer::Nowhere(why))) => write!(f, "nobody: {why}")?,
+            _ => f.write_str(if *is_local { "this host" } else { "a host behind this one" })?,
         }
         if server != destination {
             write!(f, ", {server} by DNAT")?;
         }
         match &way {
-            None => write!(f, "\n{:LABELS$}none: it goes as if there were no policy", "mark")?,
+            None => f.write_str("\nmark        none: it goes as if there were no policy")?,
             Some(way) => {
                 let Rule { mark, mask, table, priority, .. } = way.rule;
                 let packets = if outcome.mark == 0 { "" } else { "the packets in, " };
                 write!(
                     f,
-                    "\n{:LABELS$}{mark:#x} of {mark_mask:#x}, on the connection, {packets}the answers",
-                    "mark"
+                    "\nmark        {mark:#x} of {mark_mask:#x}, on the connection, {packets}the answers\n\
+                     rule        {priority}: fwmark {mark:#x}/{mask:#x} lookup {table}\n\
+                     route       default {}",
+                    Out(way)
                 )?;
-                write!(f, "\n{:LABELS$}{priority}: fwmark {mark:#x}/{mask:#x} lookup {table}", "rule")?;
-                write!(f, "\n{:LABELS$}default {}", "route", Out(way))?;
             }
         }
         rules(f, "rules in", &outcome.arriving)?;

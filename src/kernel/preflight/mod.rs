@@ -75,9 +75,10 @@ pub fn before(
     routing: &mut Routing,
 ) -> Result<Vec<Finding>, Error> {
     match early {
-        Early::Refuse => heed(look(policy, plan, is_first, foreign, routing), false),
         // At boot time is short, and the kernel says itself what it lacks.
-        Early::Await => heed(look(policy, plan, false, foreign, routing), false),
+        Early::Refuse | Early::Await => {
+            heed(look(policy, plan, is_first && early == Early::Refuse, foreign, routing), false)
+        }
         Early::Complete | Early::Keep => Ok(Vec::new()),
     }
 }
@@ -95,8 +96,9 @@ pub fn look(
     let foreign = beside.collect::<Vec<_>>();
     let mut findings = Vec::new();
     // What can not be looked at is no reason to refuse.
-    let mut add = |found: Result<Vec<Finding>, Error>| {
-        findings.extend(found.unwrap_or_else(|error| vec![warning("unseen", error.to_string())]));
+    let mut add = |found: Result<Vec<Finding>, Error>| match found {
+        Ok(mut found) => findings.append(&mut found),
+        Err(error) => findings.push(warning("unseen", error.line)),
     };
     if is_first {
         add(features::findings(plan));
@@ -116,17 +118,13 @@ pub fn look(
 
 /// The warnings, unless something is found for which nothing shall be changed.
 pub fn heed(mut findings: Vec<Finding>, is_strict: bool) -> Result<Vec<Finding>, Error> {
-    let refusals = || findings.iter().filter(|finding| finding.severity == Severity::Refusal).count();
-    let (by, at, all) = match findings.iter().position(|finding| finding.severity == Severity::Refusal) {
-        None if !is_strict || findings.is_empty() => return Ok(findings),
-        None => ("refused by --strict, and nothing is changed: ", 0, findings.len()),
-        Some(at) => ("", at, if is_strict { findings.len() } else { refusals() }),
-    };
-    let others = match all {
-        1 => String::new(),
-        all => format!(" ({} more: see `returnpath check`)", all - 1),
-    };
-    Err(Error::new(format!("{by}{}{others}", findings.swap_remove(at).line)))
+    let first = findings.iter().position(|finding| finding.severity == Severity::Refusal);
+    if findings.is_empty() || first.is_none() && !is_strict {
+        return Ok(findings);
+    }
+    let by = if first.is_none() { "refused by --strict, and nothing is changed: " } else { "" };
+    let more = if findings.len() > 1 { " (there is more: see `returnpath check`)" } else { "" };
+    Err(Error::new([by, &findings.swap_remove(first.unwrap_or(0)).line, more].concat()))
 }
 
 /// Says warnings in the log: a page of them at most.
