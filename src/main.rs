@@ -13,6 +13,7 @@ use returnpath::source::{Source, policy};
 use returnpath::waiting::Waiting;
 use returnpath::{check, status, trial, usage, watch};
 use std::ffi::OsString;
+use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -49,8 +50,14 @@ fn stage<'a>(program: &OsString, arguments: &'a [OsString]) -> Option<&'a [OsStr
         [first, rest @ ..] if first == "init" => Some(rest),
         // In a container a command is PID 1 as well, and no kernel has such words for an init.
         [first, ..] if first.to_str().is_some_and(is_command) => None,
-        _ => (std::process::id() == 1).then_some(arguments),
+        _ => (std::process::id() == 1 && !is_in_container()).then_some(arguments),
     }
+}
+
+/// Whether this PID 1 is one of a namespace of its own: the machine's has a number that never changes (`PROC_PID_INIT_INO`,
+/// linux/proc_ns.h). Before `/proc` is there it is the machine's.
+fn is_in_container() -> bool {
+    fs::read_link("/proc/self/ns/pid").is_ok_and(|namespace| namespace != Path::new("pid:[4026531836]"))
 }
 
 fn is_command(word: &str) -> bool {

@@ -5,7 +5,7 @@ use crate::json::{self, Object};
 use crate::kernel::Error;
 use crate::kernel::conntrack::{self, Traffic};
 use crate::kernel::counters::counters;
-use crate::kernel::differences::{ASK_NEIGHBOURS, Difference, compare};
+use crate::kernel::differences::{Cause, Difference, compare};
 use crate::kernel::lock::is_guarded;
 use crate::kernel::neighbours::{Neighbour, NeighbourState};
 use crate::kernel::ways::Routing;
@@ -79,7 +79,7 @@ impl<'a> Status<'a> {
     fn read(source: &'a str, policy: &'a Policy) -> Result<Status<'a>, Error> {
         let comparison = compare(policy)?;
         // A gateway whose MAC is not known, so that its path takes nothing yet, is a difference.
-        let is_told = comparison.differences.iter().any(|told| told.command == ASK_NEIGHBOURS);
+        let is_told = comparison.differences.iter().any(|told| told.cause == Cause::Neighbour);
         let mut notes = Vec::new();
         let mut routing = Routing::open()?;
         let live = noted(conntrack::count(policy.mark_mask, policy.paths.iter().map(|p| p.mark)), &mut notes);
@@ -125,7 +125,7 @@ impl<'a> Status<'a> {
                 traffic(json, "back", status.back);
                 traffic(json, "astray", status.astray);
             });
-            json.objects("differences", &self.differences, |json, Difference { line, command }| {
+            json.objects("differences", &self.differences, |json, Difference { line, command, .. }| {
                 json.string("line", line);
                 json.string("command", command);
             });

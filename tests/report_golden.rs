@@ -4,7 +4,7 @@
 mod golden;
 
 use returnpath::kernel::conntrack::{Connection, End, Event, Protocol, Traffic};
-use returnpath::kernel::differences::Difference;
+use returnpath::kernel::differences::{Cause, Difference};
 use returnpath::kernel::neighbours::{Neighbour, NeighbourState};
 use returnpath::plan::ways::Family;
 use returnpath::policy::{Mac, Policy, toml};
@@ -137,7 +137,8 @@ fn some_is_not_known_and_some_differs() {
     status.notes =
         vec!["connections: cannot count them: Operation not permitted; run it with CAP_NET_ADMIN".into()];
     let rule = "missing: ip -4 rule add fwmark 0x2/0xff table 200 priority 1000 protocol 82";
-    status.differences = vec![Difference { line: rule.into(), command: "ip -4 rule".into() }];
+    status.differences =
+        vec![Difference { line: rule.into(), command: "ip -4 rule".into(), cause: Cause::Nothing }];
     compare("status-differs.txt", &format!("{status}\n"));
     compare("status-differs.json", &format!("{}\n", status.json()));
 }

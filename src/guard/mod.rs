@@ -10,7 +10,7 @@ mod watchdog;
 use crate::exit::{self, Failure};
 use crate::kernel::Error;
 use crate::kernel::commit::{Found, Installed, apply_early, keep};
-use crate::kernel::differences::Difference;
+use crate::kernel::differences::{Cause, Difference};
 use crate::kernel::lock::Presence;
 use crate::kernel::news::{Heard, News};
 use crate::kernel::notify::notify;
@@ -129,6 +129,7 @@ impl Guard<'_> {
             restore(&before, policy);
             self.news.attend(policy);
             self.trouble(Level::Error, &format!("{}; the policy of before stays in force", failure.line));
+            self.in_force = in_force("the policy of before", policy);
         }
         self.progress.ready();
     }
@@ -198,14 +199,21 @@ impl Guard<'_> {
 
     /// Says what has been put back, and how long it has to wait the next time.
     fn tell_of(&mut self, differences: &[Difference], heard: &Heard) {
-        let what = match differences {
-            [one] => one.line.clone(),
-            [first, rest @ ..] => format!("{}, and {} more", first.line, rest.len()),
-            [] => return,
+        // A new MAC is told of by its own line.
+        let of_itself = |cause| heard.is_flap && differences.iter().all(|one| one.cause == cause);
+        if of_itself(Cause::Neighbour) {
+            return;
+        }
+        let is_taken = |one: &&Difference| !heard.is_flap || one.cause == Cause::Nothing;
+        let Some(first) = differences.iter().find(is_taken).or(differences.first()) else { return };
+        let what = match differences.len() - 1 {
+            0 => first.line.clone(),
+            more => format!("{}, and {more} more", first.line),
         };
-        let level = if heard.is_flap { Level::Info } else { Level::Warn };
+        let is_taken = is_taken(&first);
+        let level = if is_taken { Level::Warn } else { Level::Info };
         self.progress.say(level, &format!("put back: {what}{}", by(heard)));
-        if heard.is_flap {
+        if !is_taken {
             return;
         }
         let pause = self.give_way();
@@ -243,6 +251,7 @@ impl Guard<'_> {
             }
             _ => {}
         }
+        self.news.lead_through(&installed.ports);
         self.last = installed;
     }
 

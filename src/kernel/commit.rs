@@ -42,6 +42,8 @@ pub struct Installed {
     pub differences: Vec<Difference>,
     /// What can not be used yet, one line each.
     pub awaited: Vec<String>,
+    /// The ports that the planned routes lead through, by their indexes.
+    pub ports: Vec<u32>,
     /// Settings that the policy depends on, by their paths under `/proc/sys`.
     pub settings: Vec<String>,
     /// What the settings were before us.
@@ -206,7 +208,12 @@ pub(super) fn install_by(
         let warnings =
             preflight::before(early, policy, &plan, before.table.is_empty(), foreign, &mut journal.routing)?;
         match change(journal, &plan, before, &mut target, &needs, early) {
-            Ok(late) => awaited.extend(late),
+            Ok(late) if late.is_empty() => {}
+            Ok(late) => {
+                awaited.extend(late);
+                differences = target.differences(before); // without what could not be had
+                differences.extend(needs.differences());
+            }
             Err(error) => return Err(journal.undo(error, &before.ways)),
         }
         flush_route_cache(&target.ways, journal);
@@ -222,6 +229,7 @@ pub(super) fn install_by(
     Ok(Found::Ours(Installed {
         differences,
         awaited,
+        ports: journal.routing.ports_of(&plan.ways)?,
         settings: sysctl::read_by(&plan, &mut journal.routing)?,
         record: needs.record,
     }))

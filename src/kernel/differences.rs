@@ -8,12 +8,9 @@ use super::trial::seconds_left;
 use super::{Error, encode, macs, preflight};
 use crate::plan::Plan;
 use crate::plan::transition::{Step, Transition, misplaced};
-use crate::plan::ways::{Route, Rule};
+use crate::plan::ways::{Next, Route, Rule};
 use crate::policy::Policy;
 use core::fmt::{self, Display, Formatter};
-
-/// The command that shows gateways, of which one is not known.
-pub const ASK_NEIGHBOURS: &str = "ip neigh";
 
 /// Something that the kernel holds otherwise than a policy has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +19,19 @@ pub struct Difference {
     pub line: String,
     /// The command that shows what the kernel holds there.
     pub command: String,
+    /// With what it comes if nobody makes it.
+    pub cause: Cause,
+}
+
+/// With what the kernel itself changes something of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// With a port or its addresses: the routes through it, its settings.
+    Port,
+    /// With the MAC of a gateway.
+    Neighbour,
+    /// With nothing: somebody has changed it.
+    Nothing,
 }
 
 impl Display for Difference {
@@ -56,12 +66,11 @@ pub fn compare(policy: &Policy) -> Result<Comparison, Error> {
     let mut differences = target.differences(&there);
     differences.extend(needs.differences());
     differences.extend(preflight::taken(&plan, &foreign, &mut journal.routing)?);
-    differences.extend(
-        unknown.iter().map(|gateway| Difference {
-            line: format!("unknown: {gateway}"),
-            command: ASK_NEIGHBOURS.into(),
-        }),
-    );
+    differences.extend(unknown.iter().map(|gateway| Difference {
+        line: format!("unknown: {gateway}"),
+        command: "ip neigh".into(),
+        cause: Cause::Neighbour,
+    }));
     Ok(Comparison { plan, differences, seconds_left: trial.and_then(seconds_left) })
 }
 
@@ -97,9 +106,10 @@ impl State {
 
 fn of_route(line: String, route: &Route) -> Difference {
     let command = format!("ip -{} route show table {}", route.family.digit(), route.table);
-    Difference { line, command }
+    let cause = if route.next == Next::Unreachable { Cause::Nothing } else { Cause::Port };
+    Difference { line, command, cause }
 }
 
 fn of_rule(line: String, rule: &Rule) -> Difference {
-    Difference { line, command: format!("ip -{} rule", rule.family.digit()) }
+    Difference { line, command: format!("ip -{} rule", rule.family.digit()), cause: Cause::Nothing }
 }

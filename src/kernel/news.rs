@@ -45,6 +45,8 @@ const GEN_PROGRAM: u16 = 3;
 #[derive(Default)]
 struct Interest {
     tables: Vec<u32>,
+    /// The ports that our routes lead through, by their indexes.
+    ports: Vec<u32>,
     /// In network byte order.
     gateways: Vec<Vec<u8>>,
     /// What was last heard of each: port and address, and the MAC.
@@ -58,7 +60,7 @@ impl Interest {
         Interest {
             tables: policy.paths.iter().map(|path| path.table).collect(),
             gateways: gateways4.chain(gateways6).collect(),
-            neighbours: Vec::new(),
+            ..Interest::default()
         }
     }
 
@@ -88,9 +90,10 @@ impl Interest {
 pub struct Heard {
     /// Something has changed that the policy may depend on.
     pub is_relevant: bool,
-    /// A port or an address has changed, with which the kernel takes routes away by itself.
+    /// A port of ours, its addresses or the MAC of a gateway have changed, and with it the kernel itself changes what is
+    /// ours ([`super::differences::Cause`]).
     pub is_flap: bool,
-    /// Who was the last to change something of ours.
+    /// Who was the first to change something of ours. What comes after it may be what we have put back.
     pub who: Option<Who>,
 }
 
@@ -116,7 +119,8 @@ impl Display for Who {
 pub struct News {
     routing: OwnedFd,
     nftables: OwnedFd,
-    settings: OwnedFd,
+    /// `None`: nothing is to be listened to, or it can not be.
+    settings: Option<OwnedFd>,
     /// The settings that are listened to.
     held: Vec<OwnedFd>,
     signals: Signals,
@@ -132,13 +136,18 @@ impl News {
     /// # Errors
     /// A socket can not be had.
     pub fn listen() -> Result<News, Error> {
-        let failed =
-            |what: &'static str| move |error| Error::new(format!("{what}: {error}; see the kernel log"));
+        let failed = |what: &'static str| {
+            move |error| {
+                let remedy =
+                    if error == Errno::PERM { "run it with CAP_NET_ADMIN" } else { "see the kernel log" };
+                Error::new(format!("{what}: {error}; {remedy}"))
+            }
+        };
         Ok(News {
             routing: subscribe(None, ROUTING_GROUPS).map_err(failed("routing socket"))?,
             nftables: subscribe(Some(netlink::NETFILTER), NFTABLES_GROUP)
                 .map_err(failed("nftables socket"))?,
-            settings: inotify().map_err(failed("inotify"))?,
+            settings: None,
             held: Vec::new(),
             signals: Signals::catch().map_err(|e| Error::new(format!("signals: {e}; see the kernel log")))?,
             interest: Interest::default(),
@@ -147,9 +156,14 @@ impl News {
         })
     }
 
+    /// Which ports our routes lead through.
+    pub fn lead_through(&mut self, ports: &[u32]) {
+        self.interest.ports = ports.to_vec();
+    }
+
     /// Whose news these are from now on.
     pub fn attend(&mut self, policy: &Policy) {
-        self.interest = Interest::of(policy);
+        self.interest = Interest { ports: core::mem::take(&mut self.interest.ports), ..Interest::of(policy) };
         let more = if policy.has_auto_macs() { NEIGHBOURS } else { 0 };
         if let Err(error) = resubscribe(&self.routing, ROUTING_GROUPS | more) {
             log::error!("routing socket: {error}; MACs of gateways are not followed");
@@ -159,15 +173,22 @@ impl News {
     /// Listens to these settings from now on: whoever writes to one through the same `/proc` is heard. A setting of a port
     /// that has been made again is another one, so all of it is made anew. What was heard of settings is forgotten.
     pub fn watch_settings(&mut self, names: &[String]) -> Result<(), Error> {
-        self.settings =
-            inotify().map_err(|error| Error::new(format!("inotify: {error}; see the kernel log")))?;
+        // First, since each user may have so many only.
+        self.settings = None;
         self.held.clear();
+        let settings = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK);
+        let settings = self.settings.insert(settings.map_err(|error| {
+            Error::new(format!(
+                "inotify: {error}; raise fs.inotify.max_user_instances; until then settings are looked at only when \
+                 something else happens"
+            ))
+        })?);
         for name in names {
             let path = format!("/proc/sys/{name}");
             // A setting has another inode each time that it is looked up anew, unless somebody has it open
             // (`proc_sys_make_inode`, fs/proc/proc_sysctl.c). One that is not there has nothing to tell.
             self.held.extend(open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()));
-            let _ = inotify::add_watch(&self.settings, path, inotify::WatchFlags::MODIFY);
+            let _ = inotify::add_watch(&*settings, path, inotify::WatchFlags::MODIFY);
         }
         Ok(())
     }
@@ -181,9 +202,12 @@ impl News {
         // Rounded up: the kernel must not wake it before there is something to do.
         let left = left.map(|left| left + Duration::from_micros(1));
         let left = left.map(|t| Timespec { tv_sec: t.as_secs() as i64, tv_nsec: t.subsec_nanos().into() });
-        let mut sockets =
-            [self.routing.as_fd(), self.nftables.as_fd(), self.settings.as_fd(), self.signals.as_fd()]
-                .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        let sockets = [self.routing.as_fd(), self.nftables.as_fd(), self.signals.as_fd()];
+        let mut sockets: Vec<_> = sockets
+            .into_iter()
+            .chain(self.settings.as_ref().map(OwnedFd::as_fd))
+            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+            .collect();
         match poll(&mut sockets, left.as_ref()) {
             Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(error) => Err(Error::new(format!("waiting for news: {error}; see the kernel log"))),
@@ -223,15 +247,12 @@ impl News {
                 }
             }
         }
-        while read(&self.settings, &mut self.buffer[..]).is_ok_and(|length| length > 0) {
+        while self.settings.as_ref().is_some_and(|fd| read(fd, &mut self.buffer[..]).is_ok_and(|got| got > 0))
+        {
             heard.is_relevant = true;
         }
         heard
     }
-}
-
-fn inotify() -> Result<OwnedFd, Errno> {
-    inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
 }
 
 /// Other groups for a socket that has its address already: what is waiting in it stays.
@@ -251,12 +272,15 @@ impl Heard {
     pub fn add(&mut self, later: Heard) {
         self.is_relevant |= later.is_relevant;
         self.is_flap |= later.is_flap;
-        self.who = later.who.or(self.who.take());
+        self.who = self.who.take().or(later.who);
     }
 
     fn routing(&mut self, kind: u16, port: u32, payload: &[u8], interest: &mut Interest) {
         let (is_relevant, is_flap) = match kind {
-            RTM_NEWLINK..=RTM_DELADDR => (true, true),
+            // struct ifinfomsg and struct ifaddrmsg have the index in the same place.
+            RTM_NEWLINK..=RTM_DELADDR => {
+                (true, u32_at(payload, 4).is_some_and(|port| interest.ports.contains(&port)))
+            }
             RTM_NEWROUTE | RTM_DELROUTE => {
                 let is_of_ours = is_of_ours(payload, interest);
                 if is_of_ours {
@@ -297,13 +321,13 @@ impl Heard {
         let process = find(rest, GEN_PROCESS).and_then(|p| p.try_into().ok()).map(u32::from_be_bytes);
         if let Some(process) = process.filter(|process| *process != std::process::id()) {
             let program = find(rest, GEN_PROGRAM).map(text).unwrap_or_default().into();
-            self.who = Some(Who { process, program });
+            self.who.get_or_insert(Who { process, program });
         }
     }
 
     /// Remembers whose socket it was, as far as that can be told.
     fn blame(&mut self, port: u32) {
-        if PROCESSES.contains(&port) {
+        if PROCESSES.contains(&port) && self.who.is_none() {
             let program = fs::read_to_string(format!("/proc/{port}/comm")).unwrap_or_default();
             self.who = Some(Who { process: port, program: program.trim_end().into() });
         }
@@ -331,8 +355,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const INTEREST: fn() -> Interest =
-        || Interest { tables: vec![200], gateways: vec![vec![10, 0, 0, 2]], neighbours: vec![] };
+    const INTEREST: fn() -> Interest = || Interest {
+        tables: vec![200],
+        ports: vec![7],
+        gateways: vec![vec![10, 0, 0, 2]],
+        neighbours: vec![],
+    };
     /// No process has it (`PID_MAX_LIMIT`, linux/threads.h).
     const NOBODY: u32 = 4 << 20;
 
@@ -358,8 +386,10 @@ mod tests {
         assert_eq!(heard(RTM_NEWROUTE, &route(BGP, 254, &[192, 0, 2, 0])), (false, false, false));
         assert_eq!(heard(RTM_NEWROUTE, &route(BGP, 254, &[10, 0, 0, 2])), (true, false, false));
         assert_eq!(heard(RTM_NEWROUTE, &route(2, 254, &[10, 0, 0, 0])), (true, false, false));
-        assert_eq!(heard(RTM_NEWLINK, &[]), (true, true, false));
-        assert_eq!(heard(RTM_DELADDR, &[]), (true, true, false));
+        for kind in [RTM_NEWLINK, RTM_DELADDR] {
+            assert_eq!(heard(kind, &[0, 0, 0, 0, 7, 0, 0, 0]), (true, true, false));
+            assert_eq!(heard(kind, &[0, 0, 0, 0, 8, 0, 0, 0]), (true, false, false));
+        }
         let rule = |protocol| {
             let mut payload = vec![0; 12];
             put(&mut payload, FRA_PROTOCOL, &[protocol]);

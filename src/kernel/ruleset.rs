@@ -3,7 +3,7 @@
 //! What is planned and what is read are the same thing, so that what was read can be put back word for word.
 //! `linux/netfilter/nf_tables.h` has the numbers.
 
-use super::differences::Difference;
+use super::differences::{Cause, Difference};
 use super::netlink::{self, Message, NESTED, attributes, flagged_attributes, put, text};
 use crate::plan::nft::{DIGEST, MACS, MARKS, PORTS_AND_MACS, SYSCTLS, TABLE, TRIAL};
 use crate::policy::Mac;
@@ -142,7 +142,8 @@ impl Ruleset {
     pub fn differences(&self, installed: &Ruleset) -> Vec<Difference> {
         if installed.is_empty() && !self.is_empty() {
             let command = format!("nft list table inet {TABLE}");
-            return vec![Difference { line: format!("missing: table inet {TABLE}"), command }];
+            let line = format!("missing: table inet {TABLE}");
+            return vec![Difference { line, command, cause: Cause::Nothing }];
         }
         let mut differences: Vec<Difference> = Vec::new();
         for ((kind, object), how) in self.differing(installed) {
@@ -155,7 +156,9 @@ impl Ruleset {
             };
             // Of a chain or a set that is missing, so is the content.
             if differences.iter().all(|known| known.command != command) {
-                differences.push(Difference { line, command });
+                let is_of_macs = kind == NEWSETELEM && [MACS, PORTS_AND_MACS].contains(&object);
+                let cause = if is_of_macs { Cause::Neighbour } else { Cause::Nothing };
+                differences.push(Difference { line, command, cause });
             }
         }
         differences

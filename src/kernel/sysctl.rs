@@ -2,7 +2,7 @@
 //! survives this process, needs no disk, and goes when the table goes.
 
 use super::Error;
-use super::differences::Difference;
+use super::differences::{Cause, Difference};
 use super::ways::Routing;
 use crate::plan::nft::{FWMARK_ACCEPT, FWMARK_REFLECT4, FWMARK_REFLECT6};
 use crate::plan::{Plan, Port, Sysctl};
@@ -118,7 +118,11 @@ impl Needs {
 
     /// What is not as the policy needs it.
     pub fn differences(&self) -> Vec<Difference> {
-        let of = |name, line| Difference { line, command: format!("sysctl {name}") };
+        let of = |name: &str, line| Difference {
+            line,
+            command: format!("sysctl {name}"),
+            cause: if port_of(name).is_some() { Cause::Port } else { Cause::Nothing },
+        };
         let changes = self.changes.iter();
         let changes = changes.map(|c| of(&c.name, format!("{}: is {}, should be {}", c.name, c.from, c.to)));
         let returns = self.returns.iter();

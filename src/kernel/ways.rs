@@ -3,7 +3,7 @@
 use super::netlink::{Message, Refusal, Socket, attributes, find, put, text, u32_at};
 use super::{Error, refused};
 use crate::plan::transition::Step;
-use crate::plan::ways::{Family, LAST_METRIC, Next, PROTOCOL, Route, Rule};
+use crate::plan::ways::{Family, LAST_METRIC, Next, PROTOCOL, Route, Rule, Ways};
 use crate::policy::{Mac, Name};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use netlink_packet_core::Emitable;
@@ -103,6 +103,17 @@ impl Routing {
         let mut payload = vec![0; 16]; // struct ifinfomsg
         put(&mut payload, IFLA_IFNAME, &[name.as_bytes(), &[0]].concat());
         self.get_link(payload, name)
+    }
+
+    /// The indexes of the ports that routes lead through, as far as they are there.
+    pub fn ports_of(&mut self, ways: &Ways) -> Result<Vec<u32>, Error> {
+        let mut ports = Vec::new();
+        for route in &ways.routes {
+            if let Next::Gateway { device: Some(name), .. } | Next::Device(name) = &route.next {
+                ports.extend(self.link(name.as_str())?.map(|link| link.index));
+            }
+        }
+        Ok(ports)
     }
 
     pub(super) fn link_at(&mut self, index: u32) -> Result<Option<Link>, Error> {

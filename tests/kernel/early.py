@@ -325,8 +325,9 @@ def command_as_process_1(bench: Bench) -> None:
     """As in a container. It must not become the boot stage, which would execute the machine's init there."""
     image = bench.image(LAN)
     with Machine() as host:
-        for command in ("apply", "status", "check"):
-            run = f"mount -t tmpfs none /sbin/. && exec {bench.programs.firmware} {command} --policy {image}"
+        commands = [(f"{command} --policy {image}", 0) for command in ("apply", "status", "check")]
+        for command, code in (*commands, ("--version", 0), ("--help", 0), ("aply", 2)):
+            run = f"mount -t tmpfs none /sbin/. && exec {bench.programs.firmware} {command} </dev/null"
             done = host.finish("unshare", "--mount", "--pid", "--fork", "sh", "-c", run)
-            require(done.returncode == 0, f"{command}: exit {done.returncode}: {done.stdout}{done.stderr}")
+            require(done.returncode == code, f"{command}: exit {done.returncode}: {done.stdout}{done.stderr}")
         require("via 10.0.0.2" in table(host, 200), table(host, 200))

@@ -119,6 +119,24 @@ def address(bench: Bench) -> None:
         guard.tells("STATUS=complete")
 
 
+@case("guard/address-time-and-again")
+def address_again(bench: Bench) -> None:
+    """What can not be had is not said to be put back, and nobody has taken it away."""
+    image = bench.image(f'{LAN}device = "eth0"')
+    with Machine() as host, guarded(host, bench, image) as guard:
+        for number in range(1, 16):
+            host.batch("addr del 10.0.0.10/24 dev eth0")
+            until(lambda: IN_ROUTER2 not in table(host, 200), "the route to go", guard.hear)
+            awaited = lambda n=number: guard.hear().count("returnpath: waiting for ip -4 route add") >= n  # noqa: E731
+            until(awaited, "it to have seen that", guard.hear)
+            host.batch("addr add 10.0.0.10/24 dev eth0")
+            complete = lambda n=number: guard.hear().count("returnpath: complete") >= n  # noqa: E731
+            until(complete, "the route", guard.hear)
+        comes_back(host, bench, image, guard)
+        require("again and again" not in guard.hear(), guard.said)
+        require(guard.said.count("put back: missing: ip -4 route") <= 15, guard.said)
+
+
 @case("guard/begins-early")
 def begins_early(bench: Bench) -> None:
     """Started before the network is there, it is ready at once, and adds what comes."""
@@ -179,6 +197,7 @@ def reload(bench: Bench) -> None:
         guard.says("the policy of before stays in force")
         host.run("nft", "flush", "ruleset")
         comes_back(host, bench, other, guard)
+        guard.says("the policy of before: 1 path; in force")
 
 
 @case("guard/board")
@@ -276,6 +295,52 @@ def fight(bench: Bench) -> None:
             require(deleted < 200, guard.said)
         require(deleted >= 10, f"it gave way after {deleted}")
         comes_back(host, bench, image, guard)
+
+
+@case("guard/fight-beside-a-port")
+def fight_beside(bench: Bench) -> None:
+    """A port that is none of ours changes all the time; that excuses nobody."""
+    image = bench.image(LAN)
+    with Machine() as host, guarded(host, bench, image) as guard:
+        host.batch("link add other type veth peer name another")
+        deleted = 0
+        while "left alone for 2 s" not in guard.hear():
+            host.batch("link set other mtu 1400", "link set other mtu 1401")
+            deleted += host.finish("ip", "rule", "del", "fwmark", "2/0xff").returncode == 0
+            require(deleted < 40, guard.said)
+
+
+@case("guard/fight-with-a-flap")
+def fight_with_flap(bench: Bench) -> None:
+    """A port of ours that goes down takes a route with it, and no rule."""
+    image = bench.image(LAN)
+    with Machine() as host, guarded(host, bench, image) as guard:
+        deleted = 0
+        while "left alone for 1 s" not in guard.hear():
+            deleted += host.finish("ip", "rule", "del", "fwmark", "2/0xff").returncode == 0
+            host.batch("link set eth0 mtu 1400", "link set eth0 mtu 1500")
+            until(lambda: is_whole(host, bench, image), "the rule", guard.hear)
+            require(deleted < 40, guard.said)
+        require("ip -4 rule add" in guard.said.partition("left alone")[0].rpartition("\n")[2], guard.said)
+
+
+@case("guard/no-inotify")
+def no_inotify(bench: Bench) -> None:
+    """Somebody has used all instances up: all else is guarded. A user namespace has a limit of its own."""
+    image = bench.image(LAN)
+    script = f"""
+        echo 0 >/proc/sys/user/max_inotify_instances
+        ip link add eth0 type veth peer name eth1; ip link set eth0 up; ip link set eth1 up
+        ip address add 10.0.0.10/24 dev eth0 && ip address add fd00::10/64 dev eth0 nodad
+        {bench.programs.firmware} guard --policy {image} 2>&1 & guard=$!
+        whole() {{ until {bench.programs.firmware} status --policy {image} >/dev/null 2>&1; do sleep 0.05; done; }}
+        whole; ip rule del fwmark 2/0xff; whole
+        kill $guard; wait $guard; echo "ended $?"
+    """
+    with Machine() as host:
+        done = host.finish("unshare", "--user", "--map-root-user", "--net", "timeout", "60", "sh", "-c", script)
+    require("raise fs.inotify.max_user_instances" in done.stdout, f"{done.stdout}{done.stderr}")
+    require("put back: missing: ip -4 rule add" in done.stdout and "ended 0" in done.stdout, done.stdout)
 
 
 @case("guard/watchdog")

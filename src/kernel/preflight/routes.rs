@@ -2,7 +2,7 @@
 
 use super::{Finding, refusal, warning};
 use crate::kernel::Error;
-use crate::kernel::differences::Difference;
+use crate::kernel::differences::{Cause, Difference};
 use crate::kernel::ways::{ForeignRule, Routing};
 use crate::plan::Plan;
 use crate::plan::ways::{Family, Next, PROTOCOL, Route, Rule};
@@ -45,6 +45,7 @@ pub fn taken(plan: &Plan, foreign: &[ForeignRule], routing: &mut Routing) -> Res
                  {what}; delete it, or choose another `table` and `priority`"
             ),
             command: format!("ip -{family} rule"),
+            cause: Cause::Nothing,
         });
     }
     let mut tables = Vec::new();
@@ -58,6 +59,7 @@ pub fn taken(plan: &Plan, foreign: &[ForeignRule], routing: &mut Routing) -> Res
                 taken.push(Difference {
                     line: format!("table {table}: another program has routes in it; choose another `table`"),
                     command: format!("ip -{} route show table {table}", family.digit()),
+                    cause: Cause::Nothing,
                 });
             }
         }
