@@ -79,7 +79,8 @@ let
         ];
         default = "unreachable";
         description = ''
-          What becomes of marked replies while the gateway's route is gone: they fail, or they take the main table.
+          What becomes of marked replies while the gateway's route is gone: they fail, or they take the main table. A
+          gateway that is dead behind a port that is up keeps its route: they are lost.
         '';
       };
       priority = mkOption {

@@ -184,10 +184,14 @@ fn take<'a>(option: &str, words: &[&'a str]) -> Result<(&'a str, Vec<&'a str>), 
     }
 }
 
-/// Whether a switch is given, and the other words.
+/// Whether a switch is given, and the other words: a second one is among them.
 fn switch<'a>(switch: &str, words: &[&'a str]) -> (bool, Vec<&'a str>) {
-    let rest: Vec<&str> = words.iter().copied().filter(|word| *word != switch).collect();
-    (rest.len() < words.len(), rest)
+    let mut rest = words.to_vec();
+    let at = rest.iter().position(|word| *word == switch);
+    if let Some(at) = at {
+        rest.remove(at);
+    }
+    (at.is_some(), rest)
 }
 
 /// What is wrong with the words that shall say where the policy is.
@@ -199,7 +203,9 @@ fn wrong(words: &[&str]) -> String {
         [a @ ("--policy" | "--board"), _, b @ ("--policy" | "--board"), ..] => {
             format!("{a} and {b}: it takes one of the two, once")
         }
-        ["--policy" | "--board", _, word, ..] | [word, ..] => format!("`{word}`: it takes no such word"),
+        ["--policy" | "--board", _, word, ..] | [word, ..] => {
+            format!("`{word}`: it takes no such word, or not twice")
+        }
         [] => String::new(), // not reachable: then there is nothing wrong
     }
 }

@@ -5,9 +5,9 @@ use crate::json::{self, Object};
 use crate::kernel::Error;
 use crate::kernel::conntrack::{self, Traffic};
 use crate::kernel::counters::counters;
-use crate::kernel::differences::{Difference, compare};
+use crate::kernel::differences::{Cause, Difference, compare};
 use crate::kernel::lock::is_guarded;
-use crate::kernel::neighbours::Neighbour;
+use crate::kernel::neighbours::{Neighbour, NeighbourState};
 use crate::kernel::ways::Routing;
 use crate::plan::Plan;
 use crate::plan::ways::{Family, Next};
@@ -30,7 +30,7 @@ pub struct Status<'a> {
     pub is_guarded: bool,
     /// How long what is in force is still on trial, in seconds; `None`: it is not.
     pub seconds_left: Option<u32>,
-    /// What else there is to say, one line each: what could not be read.
+    /// What else there is to say, one line each: what could not be read, and which gateways do not answer.
     pub notes: Vec<String>,
     /// Where the kernel differs from the policy.
     pub differences: Vec<Difference>,
@@ -78,6 +78,8 @@ impl<'a> Status<'a> {
     /// Asks the kernel. What it does not tell is left out, and noted.
     fn read(source: &'a str, policy: &'a Policy) -> Result<Status<'a>, Error> {
         let comparison = compare(policy)?;
+        // A gateway whose MAC is not known, so that its path takes nothing yet, is a difference.
+        let is_told = comparison.differences.iter().any(|told| told.cause == Cause::Neighbour);
         let mut notes = Vec::new();
         let mut routing = Routing::open()?;
         let live = noted(conntrack::count(policy.mark_mask, policy.paths.iter().map(|p| p.mark)), &mut notes);
@@ -89,7 +91,7 @@ impl<'a> Status<'a> {
                 Some(Traffic { packets: found.packets, bytes: found.bytes })
             };
             PathStatus {
-                next_hops: next_hops(path, &comparison.plan, &mut routing, &mut notes),
+                next_hops: next_hops(path, &comparison.plan, &mut routing, &mut notes, is_told),
                 taken: counted("new"),
                 live: live.as_ref().and_then(|counts| counts.get(&path.mark)).copied(),
                 into: counted("in"),
@@ -131,11 +133,11 @@ impl<'a> Status<'a> {
         })
     }
 
-    fn next_hops(&self) -> Table<5> {
-        let mut table = Table::new(["PATH", "NEXT HOP", "DEVICE", "MAC", "STATE"], 5);
+    fn next_hops(&self) -> Table {
+        let mut table = Table::new(&["PATH", "NEXT HOP", "DEVICE", "MAC", "STATE"], 5, 3);
         for (path, status) in self.policy.paths.iter().zip(&self.paths) {
             for (at, hop) in status.next_hops.iter().enumerate() {
-                table.rows.push([
+                table.rows.push(vec![
                     if at == 0 { path.name.to_string() } else { String::new() },
                     or_dash(hop.gateway),
                     or_dash(hop.device.as_ref()),
@@ -147,14 +149,14 @@ impl<'a> Status<'a> {
         table
     }
 
-    fn traffic(&self) -> Table<11> {
+    fn traffic(&self) -> Table {
         let heads =
             ["PATH", "MARK", "TABLE", "RULE", "TAKEN", "LIVE", "IN", "BYTES", "BACK", "BYTES", "ASTRAY"];
-        let mut table = Table::new(heads, 2);
+        let mut table = Table::new(&heads, 2, 6);
         for (path, status) in self.policy.paths.iter().zip(&self.paths) {
             let packets = |count: Option<Traffic>| or_dash(count.map(|count| short(count.packets)));
             let bytes = |count: Option<Traffic>| or_dash(count.map(|count| short(count.bytes)));
-            table.rows.push([
+            table.rows.push(vec![
                 path.name.to_string(),
                 format!("{:#x}", path.mark),
                 path.table.to_string(),
@@ -188,8 +190,10 @@ impl Display for Status<'_> {
         let (source, paths) = (self.source, self.policy.count());
         match self.differences.len() {
             0 => write!(f, "the kernel is as {source} has it: {paths}"),
-            1 => write!(f, "the kernel differs from {source}: in 1 respect"),
-            count => write!(f, "the kernel differs from {source}: in {count} respects"),
+            count => {
+                let plural = if count == 1 { "" } else { "s" };
+                write!(f, "the kernel differs from {source}: in {count} respect{plural}")
+            }
         }
     }
 }
@@ -212,8 +216,15 @@ impl NextHop {
     }
 }
 
-/// The next hops of a path, as the plan has them.
-fn next_hops(path: &Path, plan: &Plan, routing: &mut Routing, notes: &mut Vec<String>) -> Vec<NextHop> {
+/// The next hops of a path, as the plan has them. One that does not answer keeps its route, whatever `when_down` says:
+/// that is noted, unless it `is_told` already.
+fn next_hops(
+    path: &Path,
+    plan: &Plan,
+    routing: &mut Routing,
+    notes: &mut Vec<String>,
+    is_told: bool,
+) -> Vec<NextHop> {
     let routes = plan.ways.routes.iter().filter(|route| route.table == path.table);
     let hops = routes.filter_map(|route| {
         let (gateway, device) = match &route.next {
@@ -225,6 +236,14 @@ fn next_hops(path: &Path, plan: &Plan, routing: &mut Routing, notes: &mut Vec<St
             (Some(address), Some(port)) => noted(routing.neighbour(address, port), notes).flatten(),
             _ => None,
         };
+        if let (Some(Neighbour { state: NeighbourState::Failed, .. }), Some(address), false) =
+            (neighbour, gateway, is_told)
+        {
+            notes.push(format!(
+                "path {}: gateway {address} does not answer; replies by it are lost",
+                path.name
+            ));
+        }
         Some(NextHop { family: route.family, gateway, device, neighbour })
     });
     hops.collect()
@@ -252,33 +271,44 @@ fn short(number: u64) -> String {
         letter = letters.next();
     }
     let thousandths = number / unit; // of the unit that the letter names
-    let (whole, rest) = (thousandths / 1000, thousandths % 1000);
-    let letter = letter.unwrap_or('?');
-    match whole {
-        0..10 => format!("{whole}.{:02}{letter}", rest / 10),
-        10..100 => format!("{whole}.{}{letter}", rest / 100),
-        _ => format!("{whole}{letter}"),
-    }
+    let mut text = format!("{}.{:03}", thousandths / 1000, thousandths % 1000);
+    text.truncate(4);
+    format!("{}{}", text.trim_end_matches('.'), letter.unwrap_or('?'))
 }
+
+/// How wide a table is at most: a serial console.
+const WIDTH: usize = 80;
 
 /// Rows in columns that are as wide as they have to be. The first ones, `left` of them, are words, the others numbers.
-struct Table<const COLUMNS: usize> {
-    rows: Vec<[String; COLUMNS]>,
+/// Where that is too wide, the columns from `fold` on are on a second line.
+struct Table {
+    rows: Vec<Vec<String>>,
     left: usize,
+    fold: usize,
 }
 
-impl<const COLUMNS: usize> Table<COLUMNS> {
-    fn new(heads: [&str; COLUMNS], left: usize) -> Self {
-        Self { rows: vec![heads.map(String::from)], left }
+impl Table {
+    fn new(heads: &[&str], left: usize, fold: usize) -> Self {
+        Self { rows: vec![heads.iter().map(|head| String::from(*head)).collect()], left, fold }
+    }
+
+    fn width(&self, at: usize) -> usize {
+        self.rows.iter().filter_map(|row| row.get(at)).map(String::len).max().unwrap_or(0) + 2
     }
 }
 
-impl<const COLUMNS: usize> Display for Table<COLUMNS> {
+impl Display for Table {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let is_wide =
+            (0..self.rows.first().map_or(0, Vec::len)).map(|at| self.width(at)).sum::<usize>() > WIDTH + 2;
         for row in &self.rows {
             let mut line = String::new();
             for (at, cell) in row.iter().enumerate() {
-                let width = self.rows.iter().map(|row| row[at].len()).max().unwrap_or(0);
+                if is_wide && at == self.fold {
+                    writeln!(f, "{}", line.trim_end())?;
+                    line = " ".repeat(self.width(0));
+                }
+                let width = self.width(at) - 2;
                 line += &match at < self.left {
                     true => format!("{cell:width$}  "),
                     false => format!("{cell:>width$}  "),

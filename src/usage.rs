@@ -187,8 +187,8 @@ pub const OPTIONS: &[Choice] = &[
         value: Some("PROTOCOL"),
         commands: &["explain"],
         one_of: None,
-        about: "tcp, udp, sctp, icmp, or a number",
-        details: "As in a policy, icmp is an echo request of either family.",
+        about: "its protocol: tcp, udp, sctp, icmp or a number",
+        details: "As in a policy, icmp is an echo request of either family; icmpv6, as `watch` has it, is the same.",
     },
     Choice {
         name: "dport",

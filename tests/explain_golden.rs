@@ -42,7 +42,11 @@ fn says(policy: &str, lines: &[&str]) {
     let mut text = String::new();
     for line in lines {
         let line = line.replace("MAC", MAC);
-        writeln!(text, "$ returnpath explain {line}\n{}\n", report(policy, &line)).unwrap();
+        let report = report(policy, &line).to_string();
+        // The connection is one line, however long.
+        let wide = report.lines().skip(1).find(|line| line.chars().count() > 80);
+        assert_eq!(wide, None, "wider than a console");
+        writeln!(text, "$ returnpath explain {line}\n{report}\n").unwrap();
     }
     compare(&format!("{policy}.txt"), &text);
 }
@@ -71,6 +75,18 @@ fn the_most_specific_way_to_know_frames_decides_alone() {
             "--iif eth2 MAC --src 198.51.100.7 --dst 10.0.0.10 --proto 47",
             "--iif eth1 --mac 52:54:00:00:00:01 --src 198.51.100.7 --dst 10.0.0.10 --proto 47",
             "--iif eth2 --mac 52:54:00:00:00:01 --src 198.51.100.7 --dst 10.0.0.10 --proto 47",
+        ],
+    );
+}
+
+/// What somebody looks for whose MAC is right and whose port is not, or whose gateway nobody has asked yet.
+#[test]
+fn a_path_that_might_have_known_the_frames_is_named() {
+    says(
+        "auto",
+        &[
+            "--iif eth5 MAC --src 198.51.100.7 --dst 10.0.0.10 --proto icmp",
+            "--iif eth5 --mac 52:54:00:00:00:09 --src 198.51.100.7 --dst 10.0.0.10 --proto icmp",
         ],
     );
 }

@@ -156,7 +156,7 @@ fn says_all(text: &str, policy: &Policy) {
     policy.local_networks.iter().for_each(|network| says(network));
     for path in &policy.paths {
         let (mask, mark, table) = (policy.mark_mask, path.mark, path.table);
-        path.auto_macs.then(|| says(&"framesfrom:auto"));
+        path.auto_macs.then(|| says(&"framesfrom:thegateways'MACs(auto)"));
         path.source_macs.iter().for_each(|mac| says(mac));
         path.ingress.iter().chain(&path.device).for_each(|port| says(port));
         path.services.iter().for_each(|service| says(service));

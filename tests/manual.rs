@@ -148,6 +148,18 @@ fn each_key_of_the_policy_is_in_its_page() {
     }
 }
 
+/// A meaning begins with a capital, unless it begins with a word that is typed or printed as it stands.
+#[test]
+fn words_to_be_typed_have_no_capitals() {
+    let share = share("capitals");
+    for page in ["explain", "watch"] {
+        let page = fs::read_to_string(share.join(format!("man/man8/returnpath-{page}.8"))).unwrap();
+        for word in ["Tcp", "Taken,"] {
+            assert!(!page.lines().any(|line| line.starts_with(word)), "{word}");
+        }
+    }
+}
+
 #[test]
 fn groff_has_no_complaint() {
     let share = share("groff");

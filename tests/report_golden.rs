@@ -105,6 +105,27 @@ fn all_is_well() {
     compare("status.json", &format!("{}\n", status.json()));
 }
 
+/// With names and addresses as long as they may be, it still fits a console.
+#[test]
+fn what_is_too_wide_is_folded() {
+    let long = POLICY.replace("router2", "router2-uplink1").replace("tunnel", "tunnel_berlin-2");
+    let long = long.replace("201", "4294967294").replace("= 900", "= 32765");
+    let policy = toml::parse(
+        "policy.toml",
+        &(String::from("mark_mask = 0xffffffff") + &long.replace("0x30", "0xf0000000")),
+    );
+    let policy = policy.unwrap_or_else(|error| panic!("{error}"));
+    let gateways = [(Family::V4, "192.168.100.254"), (Family::V6, "2001:db8:1234:5678:9abc:def0:1234:5678")];
+    let reachable = Some(NeighbourState::Reachable);
+    let hops =
+        gateways.map(|(family, gateway)| hop(family, Some(gateway), Some("enp0s31f6np1v42"), reachable));
+    let mut status = status(&policy, hops.into());
+    status.paths[1].into = count(100_000, 9_994_999_999);
+    let text = format!("{status}\n");
+    compare("status-wide.txt", &text);
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+}
+
 #[test]
 fn some_is_not_known_and_some_differs() {
     let policy = policy();

@@ -28,6 +28,8 @@ pub struct Report {
 
 /// Where the width of labels ends.
 const LABELS: usize = 12;
+/// How wide what it says is at most: a serial console. Commands are whole, so that they can be copied.
+const WIDTH: usize = 80;
 
 impl Report {
     /// The path that takes the connection.
@@ -161,45 +163,45 @@ impl Display for Report {
         let way = self.way(&outcome);
         let Plan { mark_mask, .. } = self.plan;
 
-        write!(f, "{:LABELS$}{} from {source} to {destination}", "connection", Service(&self.flow))?;
-        write!(f, ", in by {port}")?;
+        // The labels are as wide as `LABELS`.
+        write!(f, "connection  {} from {source} to {destination}, in by {port}", Service(&self.flow))?;
         mac.map_or(Ok(()), |mac| write!(f, " from {mac}"))?;
-        write!(f, "\n{:LABELS$}{}", "path", way.as_ref().map_or("none", |way| way.path))?;
-        lines(f, "why", self.plan.why(&self.flow, &outcome))?;
-        match (&self.arriving, is_local) {
-            _ if outcome.is_dropped => write!(f, "\n{:LABELS$}nobody", "answered by")?,
-            (Some((_, Answer::Nowhere(why))), _) => write!(f, "\n{:LABELS$}nobody: {why}", "answered by")?,
-            (_, true) => write!(f, "\n{:LABELS$}this host", "answered by")?,
-            (_, false) => write!(f, "\n{:LABELS$}a host behind this one", "answered by")?,
+        write!(f, "\npath        {}", way.as_ref().map_or("none", |way| way.path))?;
+        lines(f, "why", &self.plan.why(&self.flow, &outcome), Some(0))?;
+        f.write_str("\nanswered by ")?;
+        match &self.arriving {
+            _ if outcome.is_dropped => f.write_str("nobody")?,
+            Some((_, Answer::Nowhere(why))) => write!(f, "nobody: {why}")?,
+            _ => f.write_str(if *is_local { "this host" } else { "a host behind this one" })?,
         }
         if server != destination {
             write!(f, ", {server} by DNAT")?;
         }
         match &way {
-            None => write!(f, "\n{:LABELS$}none: it goes as if there were no policy", "mark")?,
+            None => f.write_str("\nmark        none: it goes as if there were no policy")?,
             Some(way) => {
                 let Rule { mark, mask, table, priority, .. } = way.rule;
                 let packets = if outcome.mark == 0 { "" } else { "the packets in, " };
                 write!(
                     f,
-                    "\n{:LABELS$}{mark:#x} of {mark_mask:#x}, on the connection, {packets}the answers",
-                    "mark"
+                    "\nmark        {mark:#x} of {mark_mask:#x}, on the connection, {packets}the answers\n\
+                     rule        {priority}: fwmark {mark:#x}/{mask:#x} lookup {table}\n\
+                     route       default {}",
+                    Out(way)
                 )?;
-                write!(f, "\n{:LABELS$}{priority}: fwmark {mark:#x}/{mask:#x} lookup {table}", "rule")?;
-                write!(f, "\n{:LABELS$}default {}", "route", Out(way))?;
             }
         }
         rules(f, "rules in", &outcome.arriving)?;
         rules(f, "rules back", &outcome.answering)?;
         for (label, asked) in [("kernel in", &self.arriving), ("kernel back", &self.answering)] {
             if let Some((query, answer)) = asked {
-                lines(f, label, [query.to_string(), format!("→ {answer}")])?;
+                lines(f, label, &[query.to_string(), format!("→ {answer}")], None)?;
             }
         }
         let objections = self.objections();
         match objections.is_empty() {
-            true => lines(f, "verdict", ["the kernel agrees".into()]),
-            false => lines(f, "DIFFERS", objections),
+            true => lines(f, "verdict", &["the kernel agrees".into()], None),
+            false => lines(f, "DIFFERS", &objections, Some(0)),
         }
     }
 }
@@ -210,11 +212,27 @@ fn rules(f: &mut Formatter<'_>, label: &str, steps: &[Step]) -> fmt::Result {
         Some(rule) => format!("{chain:width$}{}", RuleText(rule)),
         None => format!("{chain:width$}(no rule matches)"),
     };
-    lines(f, label, steps.iter().map(line))
+    lines(f, label, &steps.iter().map(line).collect::<Vec<_>>(), Some(width))
 }
 
-/// Several lines of one label.
-fn lines(f: &mut Formatter<'_>, label: &str, lines: impl IntoIterator<Item = String>) -> fmt::Result {
-    let labels = core::iter::once(label).chain(core::iter::repeat(""));
-    labels.zip(lines).try_for_each(|(label, line)| write!(f, "\n{label:LABELS$}{line}"))
+/// Several lines of one label. What is too wide is broken, and goes on `indent` further to the right; `None`: it is not.
+fn lines(f: &mut Formatter<'_>, label: &str, lines: &[String], indent: Option<usize>) -> fmt::Result {
+    for (at, line) in lines.iter().enumerate() {
+        write!(f, "\n{:LABELS$}", if at == 0 { label } else { "" })?;
+        let start = indent.map_or(usize::MAX, |indent| LABELS + indent);
+        let mut column = LABELS;
+        for (nth, word) in line.split(' ').enumerate() {
+            let width = word.chars().count();
+            if column > start && column + 1 + width > WIDTH {
+                column = start;
+                write!(f, "\n{:column$}", "")?;
+            } else if nth > 0 {
+                column += 1;
+                f.write_str(" ")?;
+            }
+            column += width;
+            f.write_str(word)?;
+        }
+    }
+    Ok(())
 }

@@ -76,7 +76,9 @@ impl Lane {
             Some(Item::or("destination", &path.destinations, "any")),
             Some(Item::or("service", &path.services, "any")),
         ];
-        let macs = path.listed_macs().collect::<Vec<_>>();
+        let auto = path.auto_macs.then(|| "the gateways' MACs (auto)".to_owned());
+        let macs =
+            auto.into_iter().chain(path.source_macs.iter().map(ToString::to_string)).collect::<Vec<_>>();
         let marks = one_of(&rules, |rule| format!("{:#x}/{:#x}", rule.mark, rule.mask));
         let logged = path.log.then(|| Item::new("", ["logged"]));
         let has_last = routes.iter().any(|route| route.next == Next::Unreachable);

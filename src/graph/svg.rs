@@ -1,4 +1,4 @@
-//! The picture drawn: SVG 1.1, black on white, with text as text and nothing from elsewhere.
+//! The picture drawn: SVG 1.1, dark on white, with text as text and nothing from elsewhere.
 //!
 //! What fits on an A4 page is as high as it has to be; more is a column of whole pages.
 

@@ -166,6 +166,18 @@ impl Display for Query {
     }
 }
 
+/// A routing table, as `ip` names it.
+pub struct TableName(pub u32);
+
+impl Display for TableName {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            254 => f.write_str("table main"),
+            table => write!(f, "table {table}"),
+        }
+    }
+}
+
 impl Display for Answer {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
@@ -173,10 +185,7 @@ impl Display for Answer {
             Answer::On { gateway, port, table } => {
                 gateway.map_or(Ok(()), |gateway| write!(f, "via {gateway} "))?;
                 port.as_ref().map_or(Ok(()), |port| write!(f, "dev {port} "))?;
-                match table {
-                    254 => f.write_str("table main"),
-                    _ => write!(f, "table {table}"),
-                }
+                TableName(*table).fmt(f)
             }
             Answer::Nowhere(why) => f.write_str(why),
         }

@@ -65,13 +65,7 @@ pub fn compare(policy: &Policy) -> Result<Comparison, Error> {
     let target = State { ways: plan.ways.clone(), table: encode::ruleset(&plan.table) };
     let mut differences = target.differences(&there);
     differences.extend(needs.differences());
-    if let Err(error) = preflight::check_ownership(&plan, &foreign, &mut journal.routing) {
-        differences.push(Difference {
-            line: error.to_string(),
-            command: "ip rule; ip -6 rule; ip route show table all".into(),
-            cause: Cause::Nothing,
-        });
-    }
+    differences.extend(preflight::taken(&plan, &foreign, &mut journal.routing)?);
     differences.extend(unknown.iter().map(|gateway| Difference {
         line: format!("unknown: {gateway}"),
         command: "ip neigh".into(),

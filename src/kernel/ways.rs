@@ -176,18 +176,16 @@ impl Routing {
         Ok(routes)
     }
 
-    /// Whether a table has routes that are not exactly what we make.
-    pub fn has_foreign_routes(&mut self, table: u32) -> Result<bool, Error> {
-        for family in Family::BOTH {
-            let mut payload = vec![0; 12];
-            payload[0] = number(family);
-            put(&mut payload, RTA_TABLE, &table.to_ne_bytes());
-            for message in self.dump_routes(family, payload)? {
-                let is_in_it = find(message.get(12..).unwrap_or(&[]), RTA_TABLE).and_then(|t| u32_at(t, 0))
-                    == Some(table);
-                if is_in_it && self.parse_route(family, &message)?.is_none() {
-                    return Ok(true);
-                }
+    /// Whether a table has routes of a family that are not exactly what we make.
+    pub fn has_foreign_routes(&mut self, family: Family, table: u32) -> Result<bool, Error> {
+        let mut payload = vec![0; 12];
+        payload[0] = number(family);
+        put(&mut payload, RTA_TABLE, &table.to_ne_bytes());
+        for message in self.dump_routes(family, payload)? {
+            let is_in_it =
+                find(message.get(12..).unwrap_or(&[]), RTA_TABLE).and_then(|t| u32_at(t, 0)) == Some(table);
+            if is_in_it && self.parse_route(family, &message)?.is_none() {
+                return Ok(true);
             }
         }
         Ok(false)

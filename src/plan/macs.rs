@@ -17,7 +17,7 @@ pub struct Follower {
     /// Its gateways.
     pub gateways: Vec<IpAddr>,
     table: u32,
-    ingress: Vec<Name>,
+    pub(super) ingress: Vec<Name>,
 }
 
 impl Follower {

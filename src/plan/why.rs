@@ -1,7 +1,8 @@
 //! Why the rules do with a connection what they do, in plain words.
 
 use super::Plan;
-use super::nft::{Key, Statement};
+use super::macs::Follower;
+use super::nft::{Elements, Key, Statement};
 use super::simulate::{Flow, Outcome, Step};
 use super::ways::Family;
 use core::fmt::{self, Display, Formatter};
@@ -27,7 +28,9 @@ impl Plan {
         let from = |mac: Option<_>| mac.map_or(String::new(), |mac| format!(" from {mac}"));
         let Some(rule) = step.rule else {
             return match step.chain {
-                "arriving" => Some(format!("no path knows frames{} on {port}", from(flow.mac))),
+                "arriving" => {
+                    Some(format!("no path knows frames{} on {port}{}", from(flow.mac), self.near(flow)))
+                }
                 _ => path.map(|path| format!("{service} is not among the services of path {path}")),
             };
         };
@@ -69,6 +72,30 @@ impl Plan {
                 _ => return None,
             })
         })
+    }
+
+    /// Which path might have known its frames, and why it does not.
+    fn near(&self, flow: &Flow) -> String {
+        let on_another_port = self.table.sets.iter().find_map(|set| match &set.elements {
+            Elements::PortsAndMacs(list) => list.iter().find(|((_, mac), _)| Some(*mac) == flow.mac),
+            _ => None,
+        });
+        if let Some(((port, mac), chain)) = on_another_port {
+            return format!("; path {} knows {mac} on {port}", path_of(chain).unwrap_or_default());
+        }
+        let lacks_macs = |follower: &&Follower| {
+            (follower.ingress.is_empty() || follower.ingress.contains(&flow.port))
+                && self.macs_of(follower).is_empty()
+        };
+        match self.followers.iter().find(lacks_macs).filter(|_| flow.mac.is_some()) {
+            Some(follower) => {
+                format!(
+                    "; path {} takes the MACs of its gateways, and has none yet: see `ip neigh`",
+                    follower.path
+                )
+            }
+            None => String::new(),
+        }
     }
 
     fn has_way(&self, path: &str, family: Family) -> bool {

@@ -100,6 +100,7 @@ def only_what_is_true(bench: Bench) -> None:
 FIRST = {
     "all": ("table 400", "-4", "sends replies of path router2 to table 400"),
     "unmarked-by-others": ("fwmark 0/0xff0000 table 400", "-4", "sends replies"),
+    "main": ("table main", "-4", "sends replies of path router2 to table main"),
     "from": ("from 10.9.0.0/16 table 400", "-4", "sends some replies"),
     "not-from": ("not from 10.9.0.0/16 table 400", "-6", "sends some replies"),
     "goto": ("goto 32766", "-4", "passes replies of path router2 by ours"),
@@ -307,6 +308,24 @@ def own_address(bench: Bench) -> None:
             require("it is an address of this host" in found[0]["line"], f"{device}: {found}")
 
 
+@case("preflight/told-once")
+def told_once(bench: Bench) -> None:
+    """A thing has one line, whatever it is in the way of."""
+    with Machine() as host:
+        usb = policies.path("a", 1, 101, 1, device='"usb0"', ingress='["usb0"]')
+        found = check(bench, host, usb, code=4)
+        require(codes(found) == ["next-hop"], f"a port that both families lack: {found}")
+        two = policies.path("y", 3, 103, 1, ingress='["usb0"]', source_macs='["52:54:00:00:00:01"]')
+        two += policies.path("z", 4, 104, 2, ingress='["usb0"]', source_macs='["52:54:00:00:00:02"]')
+        found = check(bench, host, two)
+        require(codes(found) == ["port-missing"], f"a port of two paths: {found}")
+        host.sh("ip rule add fwmark 0x2/0xff table 102 priority 1000 protocol 4")
+        host.sh("ip -6 route add 2001:db8::/64 via fd00::9 table 102")
+        found = check(bench, host, BASE, code=4)
+        require(codes(found) == ["taken"] * 2, f"a rule and a route in places of ours: {found}")
+        require("protocol 82" in found[0]["line"] and found[0]["line"].endswith("; see `ip -4 rule`"), f"{found}")
+
+
 # 6. The kernel's own means
 
 
@@ -369,7 +388,8 @@ def strict(bench: Bench) -> None:
         for switches, code in ((["--strict"], 4), ([], 0)):
             check(bench, host, BASE, *switches, code=code)
         said = bench.firmware(host, "apply", "--policy", image, "--strict", code=4)
-        require("more: see `returnpath check`" in one_line(said), said)
+        require("refused by --strict, and nothing is changed: " in one_line(said), said)
+        require("more: see `returnpath check`" in said, said)
         unchanged(host, before, "after apply --strict")
         warnings = [line for line in bench.apply(host, image).splitlines() if ": it " in line]
         require(len(warnings) == len(check(bench, host, BASE)), f"apply did not warn of each: {warnings}")
@@ -408,6 +428,8 @@ def usage(bench: Bench) -> None:
             ["apply", "--json"],
             ["status", "--strict"],
             ["apply", "--wait", "--strict"],
+            ["apply", "--strict", "--strict"],
+            ["status", "--json", "--policy", "/nowhere", "--json"],
         ):
             bench.firmware(host, *args, code=2)
         bench.firmware(host, "check", "--policy", "/nowhere", code=3)

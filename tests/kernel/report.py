@@ -154,6 +154,24 @@ def on_trial(bench: Bench) -> None:
         require(found["seconds_on_trial"] is None and "trial" not in text, text)
 
 
+@case("report/status-of-a-silent-gateway")
+def silent_gateway(bench: Bench) -> None:
+    """It is told in a line, and is no difference; where its MAC is awaited, that line is the difference's."""
+    image, auto = bench.image(POLICY), bench.image(POLICY.replace(f'"{MAC}"', '"auto"'))
+    with Machine() as host:
+        bench.apply(host, image)
+        note = "path router2: gateway 10.0.0.2 does not answer; replies by it are lost"
+        host.run("ip", "neigh", "replace", "10.0.0.2", "dev", "eth0", "nud", "failed")
+        text, found = status(bench, host, image)
+        require(found["notes"] == [note] and f"\n\n{note}\nthe kernel is as " in text, text)
+        host.run("ip", "neigh", "replace", "10.0.0.2", "dev", "eth0", "lladdr", MAC, "nud", "stale")
+        require(not status(bench, host, image)[1]["notes"], "it answers")
+    with Machine() as host:
+        host.run("ip", "neigh", "replace", "10.0.0.2", "dev", "eth0", "nud", "failed")
+        text, found = status(bench, host, auto, 5)
+        require("unknown: MAC of gateway 10.0.0.2: " in text and not found["notes"], text)
+
+
 @case("report/status-keys-are-in-the-manual")
 def status_keys(bench: Bench) -> None:
     image = bench.image(POLICY)
@@ -228,9 +246,14 @@ DIFFERENCES = {
     ),
     "route-of-others": (
         "ip -4 route add 203.0.113.0/24 via 10.0.0.2 table 200",
-        "table 200: another program has routes in it, see `ip route show table 200` and `ip -6 route show table 200`; "
-        "choose another `table`",
-        "ip rule; ip -6 rule; ip route show table all", "203.0.113.0/24 via 10.0.0.2",
+        "table 200: another program has routes in it; choose another `table`",
+        "ip -4 route show table 200", "203.0.113.0/24 via 10.0.0.2",
+    ),
+    "rule-of-others": (
+        "ip -6 rule add from 2001:db8::/64 table 200 priority 77",
+        "ip -6 rule 77: it is none of ours (protocol 82 and no other selector), and looks up table 200, which is the "
+        "policy's; delete it, or choose another `table` and `priority`",
+        "ip -6 rule", "77:\\s+from 2001:db8::/64",
     ),
     "table-missing": (
         "nft delete table inet returnpath",
@@ -300,9 +323,28 @@ def differences(bench: Bench) -> None:
             done = host.finish("sh", "-c", command)
             seen = bool(re.search(shown.removeprefix("!"), done.stdout + done.stderr))
             require(seen != shown.startswith("!"), f"{name}: `{command}`: {done.stdout}{done.stderr}")
-            if name != "route-of-others":  # what is not ours stays
+            if not name.endswith("-of-others"):  # what is not ours stays
                 bench.apply(host, image)
                 status(bench, host, image)
+
+
+@case("report/status-differences-together")
+def together(bench: Bench) -> None:
+    """What another program has in our places hides nothing else."""
+    image = bench.image(POLICY)
+    with Machine() as host:
+        bench.apply(host, image)
+        host.sh("""
+            ip -4 rule del fwmark 0x2/0xff
+            ip -4 rule add fwmark 0x2/0xff table 200 priority 1000 protocol 4
+            ip -4 route add 203.0.113.0/24 via 10.0.0.2 table 200
+            ip -6 route del default table 200
+            nft flush chain inet returnpath take_router2
+        """)
+        commands = [each["command"] for each in status(bench, host, image, 5)[1]["differences"]]
+        wanted = ["ip -4 rule", "ip -6 route show table 200", "nft list chain inet returnpath take_router2"]
+        wanted += ["ip -4 rule", "ip -4 route show table 200"]
+        require(commands == wanted, f"{commands}")
 
 
 @case("report/status-of-many-connections")

@@ -20,7 +20,7 @@ struct Use {
 }
 
 /// What of other programs' use of marks the policy can not live with.
-pub fn findings(policy: &Policy, chains: &[Chain], rules: &[ForeignRule]) -> Vec<Finding> {
+pub fn findings(policy: &Policy, chains: &[Chain], rules: &[&ForeignRule]) -> Vec<Finding> {
     let mask = policy.mark_mask;
     let by_rules = rules.iter().map(|rule| own(rule.mark.1, Some(rule.mark.0)));
     let effects = chains.iter().flat_map(|chain| &chain.rules).flat_map(|rule| &rule.effects);

@@ -15,7 +15,7 @@ mod tables;
 mod tests;
 mod xtables;
 
-pub use routes::{Early, check_ownership, check_ports, foresee};
+pub use routes::{Early, check_ownership, check_ports, foresee, taken};
 
 use super::Error;
 use super::ways::{ForeignRule, Routing};
@@ -75,9 +75,10 @@ pub fn before(
     routing: &mut Routing,
 ) -> Result<Vec<Finding>, Error> {
     match early {
-        Early::Refuse => heed(look(policy, plan, is_first, foreign, routing), false),
         // At boot time is short, and the kernel says itself what it lacks.
-        Early::Await => heed(look(policy, plan, false, foreign, routing), false),
+        Early::Refuse | Early::Await => {
+            heed(look(policy, plan, is_first && early == Early::Refuse, foreign, routing), false)
+        }
         Early::Complete | Early::Keep => Ok(Vec::new()),
     }
 }
@@ -90,17 +91,21 @@ pub fn look(
     foreign: &[ForeignRule],
     routing: &mut Routing,
 ) -> Vec<Finding> {
+    // Those in a place of ours are refused; what else they do is no matter then.
+    let beside = foreign.iter().filter(|other| routes::collides(plan, other).is_none());
+    let foreign = beside.collect::<Vec<_>>();
     let mut findings = Vec::new();
     // What can not be looked at is no reason to refuse.
-    let mut add = |found: Result<Vec<Finding>, Error>| {
-        findings.extend(found.unwrap_or_else(|error| vec![warning("unseen", error.to_string())]));
+    let mut add = |found: Result<Vec<Finding>, Error>| match found {
+        Ok(mut found) => findings.append(&mut found),
+        Err(error) => findings.push(warning("unseen", error.line)),
     };
     if is_first {
         add(features::findings(plan));
     }
-    add(Ok(rules::findings(policy, foreign)));
+    add(Ok(rules::findings(policy, &foreign)));
     add(tables::read().and_then(|chains| {
-        let mut found = marks::findings(policy, &chains, foreign);
+        let mut found = marks::findings(policy, &chains, &foreign);
         found.extend(flowtables(policy, &chains));
         found.extend(reverse_path::findings(policy, plan, &chains, routing)?);
         Ok(found)
@@ -113,17 +118,13 @@ pub fn look(
 
 /// The warnings, unless something is found for which nothing shall be changed.
 pub fn heed(mut findings: Vec<Finding>, is_strict: bool) -> Result<Vec<Finding>, Error> {
-    let refuses = |finding: &Finding| is_strict || finding.severity == Severity::Refusal;
-    match findings.iter().position(refuses) {
-        None => Ok(findings),
-        Some(at) => {
-            let others = match findings.iter().filter(|finding| refuses(finding)).count() {
-                1 => String::new(),
-                all => format!(" ({} more: see `returnpath check`)", all - 1),
-            };
-            Err(Error::new(findings.swap_remove(at).line + &others))
-        }
+    let first = findings.iter().position(|finding| finding.severity == Severity::Refusal);
+    if findings.is_empty() || first.is_none() && !is_strict {
+        return Ok(findings);
     }
+    let by = if first.is_none() { "refused by --strict, and nothing is changed: " } else { "" };
+    let more = if findings.len() > 1 { " (there is more: see `returnpath check`)" } else { "" };
+    Err(Error::new([by, &findings.swap_remove(first.unwrap_or(0)).line, more].concat()))
 }
 
 /// Says warnings in the log: a page of them at most.

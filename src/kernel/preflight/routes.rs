@@ -2,9 +2,10 @@
 
 use super::{Finding, refusal, warning};
 use crate::kernel::Error;
+use crate::kernel::differences::{Cause, Difference};
 use crate::kernel::ways::{ForeignRule, Routing};
 use crate::plan::Plan;
-use crate::plan::ways::{Next, Route, Rule};
+use crate::plan::ways::{Family, Next, PROTOCOL, Route, Rule};
 use crate::policy::Policy;
 
 /// What is done about a next hop or a port that can not be used yet.
@@ -22,35 +23,57 @@ pub enum Early {
 
 /// Refuses to share a routing table, or a rule's place, with another program.
 pub fn check_ownership(plan: &Plan, foreign: &[ForeignRule], routing: &mut Routing) -> Result<(), Error> {
+    match taken(plan, foreign, routing)?.first() {
+        None => Ok(()),
+        Some(difference) => Err(Error::new(difference.to_string())),
+    }
+}
+
+/// The routing tables and the places of rules that another program has.
+pub fn taken(plan: &Plan, foreign: &[ForeignRule], routing: &mut Routing) -> Result<Vec<Difference>, Error> {
+    let mut taken = Vec::new();
     for other in foreign {
-        let collides = |rule: &&Rule| {
-            let same_place =
-                (rule.priority, rule.mark, rule.mask) == (other.priority, other.mark.0, other.mark.1);
-            rule.family == other.family && (rule.table == other.table || same_place)
+        let Some(rule) = collides(plan, other) else { continue };
+        let what = match rule.table == other.table {
+            true => format!("looks up table {}, which is the policy's", rule.table),
+            false => format!("stands where mark {:#x} shall have its own", rule.mark),
         };
-        if let Some(rule) = plan.ways.rules.iter().find(collides) {
-            return Err(Error::new(format!(
-                "ip -{} rule: another program's rule of priority {} looks up table {}, where the policy has mark {:#x} \
-                 look up table {}; delete that rule, or choose another `table` and `priority`",
-                rule.family.digit(),
-                other.priority,
-                other.table,
-                rule.mark,
-                rule.table
-            )));
+        let (family, priority) = (rule.family.digit(), other.priority);
+        taken.push(Difference {
+            line: format!(
+                "ip -{family} rule {priority}: it is none of ours (protocol {PROTOCOL} and no other selector), and \
+                 {what}; delete it, or choose another `table` and `priority`"
+            ),
+            command: format!("ip -{family} rule"),
+            cause: Cause::Nothing,
+        });
+    }
+    let mut tables = Vec::new();
+    for table in plan.ways.routes.iter().map(|route| route.table) {
+        if tables.contains(&table) {
+            continue;
+        }
+        tables.push(table);
+        for family in Family::BOTH {
+            if routing.has_foreign_routes(family, table)? {
+                taken.push(Difference {
+                    line: format!("table {table}: another program has routes in it; choose another `table`"),
+                    command: format!("ip -{} route show table {table}", family.digit()),
+                    cause: Cause::Nothing,
+                });
+            }
         }
     }
-    let mut tables: Vec<u32> = plan.ways.routes.iter().map(|route| route.table).collect();
-    tables.dedup();
-    for table in tables {
-        if routing.has_foreign_routes(table)? {
-            return Err(Error::new(format!(
-                "table {table}: another program has routes in it, see `ip route show table {table}` and \
-                 `ip -6 route show table {table}`; choose another `table`"
-            )));
-        }
-    }
-    Ok(())
+    Ok(taken)
+}
+
+/// The rule of ours that another program's would share the place or the table with.
+pub(super) fn collides<'a>(plan: &'a Plan, other: &ForeignRule) -> Option<&'a Rule> {
+    plan.ways.rules.iter().find(|rule| {
+        let same_place =
+            (rule.priority, rule.mark, rule.mask) == (other.priority, other.mark.0, other.mark.1);
+        rule.family == other.family && (rule.table == other.table || same_place)
+    })
 }
 
 /// Ports that routes name have to be there and up; without a gateway, with one far end. A route that has to be
@@ -80,17 +103,21 @@ pub fn foresee(
     foreign: &[ForeignRule],
     routing: &mut Routing,
 ) -> Result<Vec<Finding>, Error> {
-    let mut findings = Vec::new();
-    findings.extend(
-        check_ownership(plan, foreign, routing).err().map(|error| refusal("taken", error.to_string())),
-    );
+    let taken = taken(plan, foreign, routing)?;
+    let mut findings: Vec<_> = taken.iter().map(|taken| refusal("taken", taken.to_string())).collect();
     for route in &plan.ways.routes {
         let result = check_port(route, Early::Refuse, routing).and_then(|()| check_gateway(route, routing));
-        findings.extend(result.err().map(|error| refusal("next-hop", error.to_string())));
+        if let Err(Error { line, .. }) = result
+            // Both families of a path may lack the same port.
+            && !findings.iter().any(|found| found.line == line)
+        {
+            findings.push(refusal("next-hop", line));
+        }
     }
     for port in policy.paths.iter().flat_map(|path| &path.ingress) {
-        if routing.link(port)?.is_none() {
-            let line = format!("port {port}: it is not there; run `returnpath apply` again once it is");
+        let of_port = format!("port {port}: ");
+        if routing.link(port)?.is_none() && !findings.iter().any(|found| found.line.starts_with(&of_port)) {
+            let line = of_port + "it is not there; run `returnpath apply` again once it is";
             findings.push(warning("port-missing", line));
         }
     }

@@ -1,6 +1,7 @@
 //! Rules of other programs that are asked before ours, and so may send packets of ours elsewhere. Pure.
 
 use super::{Finding, warning};
+use crate::kernel::answer::TableName;
 use crate::kernel::netlink::{attributes, find, text, u32_at};
 use crate::kernel::ways::{
     FIB_RULE_INVERT, FR_ACT_TO_TBL, FRA_FWMARK, FRA_FWMASK, FRA_PRIORITY, FRA_PROTOCOL,
@@ -24,7 +25,7 @@ const FR_ACT_NOP: u8 = 3;
 const RT_TABLE_LOCAL: u32 = 255;
 
 /// A warning for each rule that may catch packets which are marked for a path.
-pub fn findings(policy: &Policy, foreign: &[ForeignRule]) -> Vec<Finding> {
+pub fn findings(policy: &Policy, foreign: &[&ForeignRule]) -> Vec<Finding> {
     foreign.iter().filter_map(|rule| finding(policy, rule)).collect()
 }
 
@@ -45,7 +46,7 @@ fn finding(policy: &Policy, rule: &ForeignRule) -> Option<Finding> {
     let some = if all { "" } else { "some " };
     let replies = format!("{some}replies of path {}{others}", path.name);
     let does = match rule.message.get(7) {
-        Some(&FR_ACT_TO_TBL) => format!("sends {replies} to table {}", rule.table),
+        Some(&FR_ACT_TO_TBL) => format!("sends {replies} to {}", TableName(rule.table)),
         Some(&FR_ACT_GOTO) => format!("passes {replies} by ours"),
         _ => format!("refuses {replies}"),
     };

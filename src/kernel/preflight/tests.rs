@@ -251,7 +251,7 @@ fn foreign(action: u8, attributes_of: &[(u16, &[u8])]) -> ForeignRule {
 
 #[test]
 fn rules_that_come_first() {
-    let count = |rule: &ForeignRule| rules::findings(&policy(Scope::Local), std::slice::from_ref(rule)).len();
+    let count = |rule: &ForeignRule| rules::findings(&policy(Scope::Local), &[rule]).len();
     let all = foreign(1, &[]);
     assert_eq!(count(&all), 1);
     assert_eq!(count(&ForeignRule { priority: 1000, ..all.clone() }), 1); // ours goes behind it
@@ -320,7 +320,7 @@ proptest! {
     fn no_bytes_break_the_reader(bytes in vec(any::<u8>(), 0..200)) {
         rule(&bytes);
         let message = foreign(bytes.first().copied().unwrap_or(0), &[]).message;
-        rules::findings(&policy(Scope::Both), &[ForeignRule { message: bytes, ..foreign(1, &[]) }, ForeignRule { message, ..foreign(1, &[]) }]);
+        rules::findings(&policy(Scope::Both), &[&ForeignRule { message: bytes, ..foreign(1, &[]) }, &ForeignRule { message, ..foreign(1, &[]) }]);
     }
 
     #[test]
