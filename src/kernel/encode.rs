@@ -4,7 +4,7 @@
 use super::expressions::{OBJECT_COUNTER, expressions, port_key};
 use super::netlink::{Message, NESTED, put};
 use super::ruleset::{self, Ruleset};
-use crate::plan::nft::{Base, Chain, Elements, OWNER, Set, Statement, TABLE, Table};
+use crate::plan::nft::{Base, Chain, Elements, OWNER, Rule, Set, Statement, TABLE, Table};
 use crate::plan::ways::Family;
 use crate::policy::Network;
 use core::net::IpAddr;
@@ -14,8 +14,8 @@ use std::ffi::CString;
 /// Elements in one message: an attribute holds 64 KiB, an element at most 72 bytes of it.
 const ELEMENTS_PER_MESSAGE: usize = 512;
 
-/// The messages that make a table.
-pub fn ruleset(planned: &Table) -> Ruleset {
+/// The messages that make a table; with `more` rules, each at the end of a chain.
+pub fn ruleset(planned: &Table, more: &[(&str, Rule)]) -> Ruleset {
     let mut writer = Writer::new();
     let table = nftnl::Table::new(c_string(TABLE), ProtoFamily::Inet);
     let mut made = writer.write(&table);
@@ -24,11 +24,13 @@ pub fn ruleset(planned: &Table) -> Ruleset {
 
     messages.extend(planned.counters.iter().map(|name| counter_message(name)));
     messages.extend(planned.sets.iter().enumerate().map(|(index, set)| set_message(set, index as u32)));
-    let chains: Vec<nftnl::Chain<'_>> = planned.chains.iter().map(|chain| chain_of(chain, &table)).collect();
-    messages.extend(chains.iter().map(|chain| writer.write(chain)));
+    messages.extend(planned.chains.iter().map(|chain| writer.write(&chain_of(chain, &table))));
     messages.extend(planned.sets.iter().flat_map(element_messages));
-    for (chain, planned) in chains.iter().zip(&planned.chains) {
-        messages.extend(planned.rules.iter().map(|statements| rule_message(chain, statements, &mut writer)));
+    for planned in &planned.chains {
+        let chain = chain_of(planned, &table);
+        let more = more.iter().filter(|(name, _)| *name == planned.name).map(|(_, rule)| rule);
+        let rules = planned.rules.iter().chain(more);
+        messages.extend(rules.map(|statements| rule_message(&chain, statements, &mut writer)));
     }
     for message in &mut messages {
         message.flags = ruleset::making(message.kind);

@@ -32,20 +32,23 @@ impl Nftables {
             let line = "table inet returnpath: it is there and not ours (it lacks our comment); rename it, or `nft delete table inet returnpath`";
             return Err(Error::new(line.into()));
         }
-        let counters = self.objects()?;
+        let made = |message: Message| is_ours(&message).then(|| as_made(&message, 0));
+        let counters = self.dump_as(GETOBJ, &[(OBJECT_TABLE, TABLE)], &made)?;
         let sets = self.dump(GETSET, &[(OBJECT_TABLE, TABLE)])?;
         let mut elements = Vec::new();
         for set in &sets {
-            elements.extend(self.dump(GETSETELEM, &[(OBJECT_TABLE, TABLE), (OBJECT_OWNER, name(set))])?);
+            let filter = [(OBJECT_TABLE, TABLE), (OBJECT_OWNER, name(set))];
+            elements.extend(self.dump_as(GETSETELEM, &filter, &made)?);
         }
-        let mut chains = self.dump(GETCHAIN, &[])?;
-        chains.retain(is_ours);
-        let mut rules = self.dump(GETRULE, &[(OBJECT_TABLE, TABLE)])?;
-        rules.retain(is_ours);
-        let counters = counters.iter().map(|message| as_made(message, 0));
-        let rest = chains.iter().chain(&elements).chain(&rules).map(|message| as_made(message, 0));
-        let sets = sets.iter().enumerate().map(|(index, message)| as_made(message, index as u32));
-        Ok(Ruleset([as_made(table, 0)].into_iter().chain(counters).chain(sets).chain(rest).collect()))
+        let chains = self.dump_as(GETCHAIN, &[], &made)?;
+        let rules = self.dump_as(GETRULE, &[(OBJECT_TABLE, TABLE)], &made)?;
+        let sets = sets.iter().enumerate().map(|(index, message)| as_made(message, index as u32)).collect();
+        Ok(Ruleset(
+            [vec![as_made(table, 0)], counters, sets, chains, elements, rules]
+                .into_iter()
+                .flatten()
+                .collect(),
+        ))
     }
 
     /// The named objects of our table, with what they have counted; none where there is no table.
@@ -54,8 +57,17 @@ impl Nftables {
     }
 
     fn dump(&mut self, kind: u16, filter: &[(u16, &str)]) -> Result<Vec<Message>, Error> {
+        self.dump_as(kind, filter, &Some)
+    }
+
+    fn dump_as(
+        &mut self,
+        kind: u16,
+        filter: &[(u16, &str)],
+        make: &dyn Fn(Message) -> Option<Message>,
+    ) -> Result<Vec<Message>, Error> {
         self.socket
-            .dump(&Message { kind, flags: 0, payload: naming(filter) })
+            .dump_as(&Message { kind, flags: 0, payload: naming(filter) }, make)
             .map_err(|refusal| no("cannot read it", &refusal))
     }
 
