@@ -200,8 +200,12 @@ pub(super) fn install_by(
             _ => awaited.push(format!("/proc/sys/{name}: its port is not there")),
         }
     }
-    let mut target =
-        State { ways: plan.ways.clone(), table: with_record(&plan, &needs.record, trial).into() };
+    // What is there as it should be is not made once more.
+    let table = match is_recorded(&before.table, &plan, &needs.record, trial) {
+        true => before.table.clone(),
+        false => with_record(&plan, &needs.record, trial).into(),
+    };
+    let mut target = State { ways: plan.ways.clone(), table };
     let mut differences = target.differences(before);
     differences.extend(needs.differences());
     if !differences.is_empty() {
@@ -263,7 +267,7 @@ fn is_incomplete(there: &State, plan: &Plan) -> bool {
     there.table.digest() == Some(plan.digest)
         && ways.before.iter().all(|step| matches!(step, Step::AddRoute(_)))
         && ways.after.is_empty()
-        && !with_record(plan, &record_of(&there.table), there.table.trial()).differs(&there.table)
+        && is_recorded(&there.table, plan, &record_of(&there.table), there.table.trial())
 }
 
 /// The plan, with the port of each gateway for which the policy names none: as the kernel would find it now, or else
@@ -303,6 +307,11 @@ pub(super) fn recorded(there: &State, plan: &Plan, routing: &mut Routing) -> Res
 /// The planned table, with the record of settings from before and what follows from it.
 pub(super) fn with_record(plan: &Plan, record: &[Setting], trial: Option<&str>) -> Ruleset {
     encode::ruleset(&plan.table, &rules_of_record(plan.mark_mask, &pairs(record), trial))
+}
+
+/// Whether a table that was read is the planned one with a record.
+fn is_recorded(there: &Ruleset, plan: &Plan, record: &[Setting], trial: Option<&str>) -> bool {
+    there.is(&plan.table, &rules_of_record(plan.mark_mask, &pairs(record), trial))
 }
 
 /// A record as the plan has it.

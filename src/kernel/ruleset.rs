@@ -4,8 +4,9 @@
 //! `linux/netfilter/nf_tables.h` has the numbers.
 
 use super::differences::Difference;
+use super::encode;
 use super::netlink::{self, Message, NESTED, attributes, flagged_attributes, put, text};
-use crate::plan::nft::{DIGEST, MACS, MARKS, PORTS_AND_MACS, SYSCTLS, TABLE, TRIAL};
+use crate::plan::nft::{DIGEST, MACS, MARKS, PORTS_AND_MACS, Rule, SYSCTLS, TABLE, TRIAL, Table};
 use crate::policy::Mac;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -158,6 +159,21 @@ impl Ruleset {
         Ruleset(self.0.iter().filter(|m| m.kind == NEWTABLE || is_record(m)).cloned().collect())
     }
 
+    /// Whether this, read from the kernel, is the planned table with `more` rules. All of that is never in memory.
+    pub fn is(&self, planned: &Table, more: &[(&str, Rule)]) -> bool {
+        let there = self.objects();
+        let mut left = there.each().count();
+        let mut is_same_so_far = true;
+        encode::each(planned, more, &mut |object| {
+            if let (true, [first, ..]) = (is_same_so_far, &object[..]) {
+                let messages: Vec<&Message> = object.iter().collect();
+                is_same_so_far = left > 0 && is_same(&messages, there.of(place_of(first)));
+                left = left.saturating_sub(1);
+            }
+        });
+        is_same_so_far && left == 0
+    }
+
     /// Whether `installed`, read from the kernel, is not this very table.
     pub fn differs(&self, installed: &Ruleset) -> bool {
         !self.differing(installed).is_empty()
@@ -186,19 +202,15 @@ impl Ruleset {
         differences
     }
 
-    /// The objects that differ, and how. Numbers that the kernel adds by itself (handles, counters) do not count.
+    /// The objects that differ, and how.
     fn differing<'a>(&'a self, installed: &'a Ruleset) -> Vec<(Place<'a>, &'static str)> {
+        if core::ptr::eq(self, installed) {
+            return Vec::new();
+        }
         let (wanted, there) = (self.objects(), installed.objects());
-        let same = |kind: u16, messages: &[&Message], found: &[&Message]| match kind {
-            NEWSETELEM => elements(messages) == elements(found),
-            _ => {
-                let covered = |(w, f): (&&Message, &&Message)| covers(&essence(w), attributes_of(f));
-                messages.len() == found.len() && messages.iter().zip(found).all(covered)
-            }
-        };
         let lacking = wanted.each().filter_map(|(place, messages)| match there.of(place) {
             [] => Some((place, "is missing")),
-            found if !same(place.0, messages, found) => Some((place, "is not as the policy has it")),
+            found if !is_same(messages, found) => Some((place, "is not as the policy has it")),
             _ => None,
         });
         let extra = there.each().filter(|(place, _)| wanted.of(*place).is_empty());
@@ -226,6 +238,15 @@ impl Ruleset {
         objects.sort_by(|a, b| place_of(a).cmp(&place_of(b)));
         Objects(objects)
     }
+}
+
+/// Whether the messages of a place are as wanted. Numbers that the kernel adds by itself (handles, counters) do not count.
+fn is_same(wanted: &[&Message], found: &[&Message]) -> bool {
+    if wanted.first().is_some_and(|message| message.kind == NEWSETELEM) {
+        return elements(wanted) == elements(found);
+    }
+    let covered = |(w, f): (&&Message, &&Message)| covers(&essence(w), attributes_of(f));
+    wanted.len() == found.len() && wanted.iter().zip(found).all(covered)
 }
 
 /// Whether a message makes the chain that remembers sysctls, or a rule in it.
