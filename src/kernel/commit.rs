@@ -16,6 +16,7 @@ use super::ways::{ForeignRule, Routing};
 use super::{Error, encode, macs, names, preflight};
 use crate::plan::Plan;
 use crate::plan::chains::rules_of_record;
+use crate::plan::nft::Table;
 use crate::plan::transition::{Step, Transition};
 use crate::plan::ways::{Family, Next, Ways};
 use crate::policy::Policy;
@@ -211,7 +212,16 @@ pub(super) fn install_by(
     if !differences.is_empty() {
         let warnings =
             preflight::before(early, policy, &plan, before.table.is_empty(), foreign, &mut journal.routing)?;
-        match change(journal, &plan, before, &mut target, &needs, early) {
+        // Until the last of them is put back, the table remembers all that was ever changed.
+        let whole = match needs.returns.is_empty() {
+            true => target.table.clone(),
+            false => {
+                let everything: Vec<Setting> = needs.record.iter().chain(&needs.returns).cloned().collect();
+                with_record(&plan, &everything, trial).into()
+            }
+        };
+        plan.table = Table::default(); // the memory is wanted for what is sent and read back
+        match change(journal, before, &mut target, whole, &needs, early) {
             Ok(late) => awaited.extend(late),
             Err(error) => return Err(journal.undo(error, &before.ways)),
         }
@@ -321,22 +331,14 @@ pub(super) fn pairs(record: &[Setting]) -> Vec<(String, u32)> {
 
 fn change(
     journal: &mut Journal,
-    plan: &Plan,
     before: &State,
     target: &mut State,
+    whole: Rc<Ruleset>,
     needs: &Needs,
     early: Early,
 ) -> Result<Vec<String>, Error> {
     let mut awaited = Vec::new();
     let ways = Transition::new(&before.ways, &target.ways);
-    // Until the last of them is put back, the table remembers all that was ever changed.
-    let whole = match needs.returns.is_empty() {
-        true => target.table.clone(),
-        false => {
-            let everything: Vec<Setting> = needs.record.iter().chain(&needs.returns).cloned().collect();
-            with_record(plan, &everything, target.table.trial()).into()
-        }
-    };
     if !needs.changes.is_empty() {
         // What a setting was is remembered before it changes. On an update the other chains stay as they are.
         replace_table(journal, before, before.table.with_record_of(&whole).into())?;

@@ -161,7 +161,7 @@ impl Socket {
     }
 
     /// Sends an nfnetlink batch: all of it, or nothing.
-    pub fn batch(&mut self, messages: &[Message]) -> Result<(), Refusal> {
+    pub fn batch(&mut self, messages: &[&Message]) -> Result<(), Refusal> {
         let (begin, last) = self.send_batch(messages, true)?;
         // Since 6.10 begin and end are acknowledged as well; an error for any message ends it.
         self.answers(begin, last, &mut |_, _| ()).map(drop)
@@ -169,7 +169,7 @@ impl Socket {
 
     /// Sends an nfnetlink batch without its end, so that nothing is done: the kernel only says which messages it would
     /// refuse (as `nft --check` has it).
-    pub fn rehearse(&mut self, messages: &[Message]) -> Result<Vec<Refusal>, Refusal> {
+    pub fn rehearse(&mut self, messages: &[&Message]) -> Result<Vec<Refusal>, Refusal> {
         let (begin, last) = self.send_batch(messages, false)?;
         let mut refused: Vec<Refusal> = Vec::new();
         loop {
@@ -188,12 +188,12 @@ impl Socket {
     }
 
     /// Sends a batch; without its end the kernel does nothing of it. Returns the numbers of its first and last message.
-    fn send_batch(&mut self, messages: &[Message], has_end: bool) -> io::Result<(u32, u32)> {
+    fn send_batch(&mut self, messages: &[&Message], has_end: bool) -> io::Result<(u32, u32)> {
         // linux/netfilter/nfnetlink.h: NFNL_MSG_BATCH_BEGIN, _END; the header's res_id is the subsystem.
         let edge =
             |kind| Message { kind, flags: 0, payload: vec![0, 0, 0, libc::NFNL_SUBSYS_NFTABLES as u8] };
         let mut bytes = self.framed(&edge(libc::NFNL_MSG_BATCH_BEGIN as u16), 0);
-        let size = |message: &Message| HEADER + message.payload.len().next_multiple_of(4);
+        let size = |message: &&Message| HEADER + message.payload.len().next_multiple_of(4);
         bytes.reserve_exact(messages.iter().map(size).sum::<usize>() + HEADER + 4);
         let begin = self.sequence;
         for (index, message) in messages.iter().enumerate() {

@@ -78,11 +78,10 @@ impl Nftables {
         let (before, after): (BTreeSet<&Message>, BTreeSet<&Message>) =
             (from.0.iter().collect(), to.0.iter().collect());
         if before.is_subset(&after) {
-            return self.batch(
-                &to.0.iter().filter(|message| !before.contains(message)).cloned().collect::<Vec<_>>(),
-            );
+            return self.batch(to.0.iter().filter(|message| !before.contains(message)));
         }
-        let mut in_turn = |batches: [Vec<Message>; 3]| batches.iter().try_for_each(|batch| self.batch(batch));
+        let mut in_turn =
+            |batches: [Vec<Message>; 3]| batches.iter().try_for_each(|batch| self.batch(batch.iter()));
         match in_place(from, to).map(&mut in_turn) {
             // Older kernels hold a chain for as long as a map that leads to it is only about to go.
             Some(Err(error)) if error.is_busy => {}
@@ -104,14 +103,15 @@ impl Nftables {
     fn make_anew(&mut self, from: &Ruleset, to: &Ruleset) -> Result<(), Error> {
         let delete = Message { kind: DELTABLE, flags: 0, payload: naming(&[(OBJECT_TABLE, TABLE)]) };
         let deletion = (!from.is_empty()).then_some(delete);
-        self.batch(&deletion.into_iter().chain(to.0.iter().cloned()).collect::<Vec<_>>())
+        self.batch(deletion.iter().chain(&to.0))
     }
 
-    fn batch(&mut self, messages: &[Message]) -> Result<(), Error> {
+    fn batch<'a>(&mut self, messages: impl Iterator<Item = &'a Message>) -> Result<(), Error> {
+        let messages: Vec<&Message> = messages.collect();
         if messages.is_empty() {
             return Ok(());
         }
-        self.socket.batch(messages).map_err(|refusal| {
+        self.socket.batch(&messages).map_err(|refusal| {
             let message = messages.get(refusal.index);
             let what = message.map_or_else(String::new, |m| describe((m.kind, name(m))));
             no(&what, &refusal)
