@@ -393,25 +393,35 @@ pub(super) mod tests {
     use super::*;
     use crate::kernel::encode::ruleset;
     use crate::plan::Plan;
+    use crate::plan::nft::Statement;
     use crate::policy::{Policy, wire};
 
-    pub(in super::super) fn planned() -> Ruleset {
+    fn plan() -> Plan {
         let mut policy = Box::new(Policy::new());
         let image = include_bytes!("../../tests/golden/policy/full.bin");
         wire::decode(image, &mut policy).unwrap();
-        ruleset(&Plan::new(&policy).table, &[])
+        Plan::new(&policy)
+    }
+
+    pub(in super::super) fn planned() -> Ruleset {
+        ruleset(&plan().table, &[])
     }
 
     /// Each message of a table counts: without it, or with another byte at its end, the table is another.
     #[test]
     fn nothing_of_a_table_goes_unnoticed() {
-        let whole = planned();
-        assert!(!whole.differs(&whole));
+        let (plan, whole) = (plan(), planned());
+        assert!(!whole.differs(&whole.clone()) && whole.is(&plan.table, &[]));
+        assert!(!Ruleset::default().is(&plan.table, &[]));
+        let more = [(DIGEST, vec![Statement::Accept])];
+        assert!(!whole.is(&plan.table, &more) && ruleset(&plan.table, &more).is(&plan.table, &more));
+        assert!(!ruleset(&plan.table, &more).is(&plan.table, &[]));
         for at in 0..whole.0.len() {
             let mut lacking = whole.clone();
             let message = lacking.0.remove(at);
             assert!(whole.differs(&lacking), "{} was not missed", name(&message));
             assert!(lacking.differs(&whole), "{} was not too much", name(&message));
+            assert!(!lacking.is(&plan.table, &[]), "{} is not asked for", name(&message));
         }
     }
 
