@@ -141,7 +141,7 @@ fn run(words: &[&str]) -> Result<u8, Failure> {
             }
         }
         ["guard", rest @ ..] => {
-            guard::run(&source("guard", rest)?, &mut policy)?;
+            guard::run(&source("guard", rest)?)?;
             Ok(0)
         }
         ["explain", rest @ ..] => {

@@ -35,29 +35,31 @@ const SHARE: u32 = 5;
 ///
 /// # Errors
 /// There is a guard already; the first installation's; the kernel does not tell of changes.
-pub fn run(source: &Source, policy: &mut Policy) -> Result<(), Failure> {
+pub fn run(source: &Source) -> Result<(), Failure> {
     let presence = Some(Presence::take()?);
     // Before the kernel is looked at, so that nothing that comes after that is missed.
     let mut guard = Guard::new(source, News::listen()?, presence);
-    guard.install(policy)?;
+    guard.install()?;
     guard.progress.ready();
     loop {
         guard.sleep()?;
         while let Some(signal) = guard.news.signal() {
             match signal {
                 Signal::End => return Ok(()),
-                Signal::Reload => guard.reload(policy),
+                Signal::Reload => guard.reload(),
             }
         }
         guard.listen();
         if guard.due.is_some_and(|due| due <= Instant::now()) {
-            guard.compare(policy);
+            guard.compare();
         }
     }
 }
 
 struct Guard<'a> {
     source: &'a Source,
+    /// The policy, in its wire form: that is a hundredth of the [`Policy`], which is there only while it is needed.
+    image: Vec<u8>,
     news: News,
     /// Heard since the last comparison.
     heard: Heard,
@@ -85,6 +87,7 @@ impl Guard<'_> {
         let now = Instant::now();
         Guard {
             source,
+            image: Vec::new(),
             news,
             heard: Heard::default(),
             due: None,
@@ -101,12 +104,14 @@ impl Guard<'_> {
     }
 
     /// Installs the newest policy of the source that the kernel takes, whatever is in force.
-    fn install(&mut self, policy: &mut Policy) -> Result<(), Failure> {
+    fn install(&mut self) -> Result<(), Failure> {
+        let mut policy = Box::new(Policy::new());
         let news = &mut self.news;
-        let (line, installed) = self.source.first(policy, |name, policy| {
+        let (line, installed) = self.source.first(&mut policy, |name, policy| {
             news.attend(policy); // first, so that no MAC changes unheard
             Ok((in_force(name, policy), apply_early(policy)?))
         })?;
+        self.image = image(&policy);
         self.adopt(line, installed);
         Ok(())
     }
@@ -122,14 +127,13 @@ impl Guard<'_> {
     }
 
     /// Reads the source again. The policy of before stays if there is none that can be used.
-    fn reload(&mut self, policy: &mut Policy) {
+    fn reload(&mut self) {
         reloading();
-        let before = image(policy);
-        if let Err(failure) = self.install(policy) {
-            restore(&before, policy);
-            self.news.attend(policy);
+        if let Err(failure) = self.install() {
+            let policy = decoded(&self.image);
+            self.news.attend(&policy);
             self.trouble(Level::Error, &format!("{}; the policy of before stays in force", failure.line));
-            self.in_force = in_force("the policy of before", policy);
+            self.in_force = in_force("the policy of before", &policy);
         }
         self.progress.ready();
     }
@@ -155,11 +159,11 @@ impl Guard<'_> {
     }
 
     /// Compares, and repairs the difference.
-    fn compare(&mut self, policy: &mut Policy) {
+    fn compare(&mut self) {
         let (began, used) = (Instant::now(), processor_time());
         self.due = None;
         let mut heard = core::mem::take(&mut self.heard);
-        let found = keep(policy, &self.last);
+        let found = keep(&decoded(&self.image), &self.last);
         // What has come meanwhile is of what was found, or else of the next comparison. Our own changes come as well.
         self.listen();
         if !matches!(&found, Ok(Found::Ours(installed)) if installed.differences.is_empty()) {
@@ -180,7 +184,7 @@ impl Guard<'_> {
                 }
                 self.wait_for(installed, was_troubled);
             }
-            Ok(Found::Other) => self.stand_by(policy),
+            Ok(Found::Other) => self.stand_by(),
             // The port went down again while its route was being put back.
             Err(_) if heard.is_flap => self.due = Some(began),
             Err(error) => {
@@ -274,12 +278,12 @@ impl Guard<'_> {
     }
 
     /// Another policy is in force: it may be what the source has by now.
-    fn stand_by(&mut self, policy: &mut Policy) {
-        let before = image(policy);
+    fn stand_by(&mut self) {
+        let mut policy = Box::new(Policy::new());
         let news = &mut self.news;
-        let adopted = self.source.load(policy).and_then(|name| {
-            news.attend(policy);
-            match keep(policy, &self.last)? {
+        let adopted = self.source.load(&mut policy).and_then(|name| {
+            news.attend(&policy);
+            match keep(&policy, &self.last)? {
                 Found::Ours(installed) => Ok((name, installed)),
                 Found::Other => Err(Failure::new(
                     exit::REFUSED,
@@ -291,11 +295,13 @@ impl Guard<'_> {
             }
         });
         match adopted {
-            Ok((name, installed)) => self.adopt(in_force(&name, policy), installed),
+            Ok((name, installed)) => {
+                self.image = image(&policy);
+                self.adopt(in_force(&name, &policy), installed);
+            }
             Err(failure) => {
-                restore(&before, policy);
                 self.presence = None; // whoever asks for a guard shall know
-                self.news.attend(policy);
+                self.news.attend(&decoded(&self.image));
                 self.trouble(Level::Warn, &failure.line);
             }
         }
@@ -316,7 +322,7 @@ fn in_force(name: &str, policy: &Policy) -> String {
     format!("{name}: {}; in force, and guarded", policy.count())
 }
 
-/// A policy, to be [`restore`]d when the next one can not be used.
+/// A policy, to be [`decoded`] when it is needed.
 fn image(policy: &Policy) -> Vec<u8> {
     let mut image = vec![0; wire::MAX_ENCODED];
     let length = wire::encode(policy, &mut image).unwrap_or(0); // it has room for every policy
@@ -325,10 +331,12 @@ fn image(policy: &Policy) -> Vec<u8> {
     image
 }
 
-fn restore(image: &[u8], policy: &mut Policy) {
-    if let Err(error) = wire::decode(image, policy) {
+fn decoded(image: &[u8]) -> Box<Policy> {
+    let mut policy = Box::new(Policy::new());
+    if let Err(error) = wire::decode(image, &mut policy) {
         log::error!("{error}"); // not reachable: it was in force
     }
+    policy
 }
 
 /// Tells the service manager that the source is being read again (`Type=notify-reload`, `man 5 systemd.service`).

@@ -15,10 +15,12 @@ use super::sysctl::{self, Change, Needs, Setting};
 use super::ways::{ForeignRule, Routing};
 use super::{Error, encode, macs, names, preflight};
 use crate::plan::Plan;
+use crate::plan::chains::rules_of_record;
 use crate::plan::nft::Table;
 use crate::plan::transition::{Step, Transition};
 use crate::plan::ways::{Family, Next, Ways};
 use crate::policy::Policy;
+use std::rc::Rc;
 
 /// What an `apply` or a `remove` did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +34,7 @@ pub enum Outcome {
 /// What the kernel holds of ours, or shall hold.
 pub(super) struct State {
     pub ways: Ways,
-    pub table: Ruleset,
+    pub table: Rc<Ruleset>,
 }
 
 /// What an installation found, and what it had to leave out.
@@ -201,13 +203,27 @@ pub(super) fn install_by(
             _ => awaited.push(format!("/proc/sys/{name}: its port is not there")),
         }
     }
-    let mut target = State { ways: plan.ways.clone(), table: with_record(&plan, &needs.record, trial) };
+    // What is there as it should be is not made once more.
+    let table = match is_recorded(&before.table, &plan, &needs.record, trial) {
+        true => before.table.clone(),
+        false => with_record(&plan, &needs.record, trial).into(),
+    };
+    let mut target = State { ways: plan.ways.clone(), table };
     let mut differences = target.differences(before);
     differences.extend(needs.differences());
     if !differences.is_empty() {
         let warnings =
             preflight::before(early, policy, &plan, before.table.is_empty(), foreign, &mut journal.routing)?;
-        match change(journal, &plan, before, &mut target, &needs, early) {
+        // Until the last of them is put back, the table remembers all that was ever changed.
+        let whole = match needs.returns.is_empty() {
+            true => target.table.clone(),
+            false => {
+                let everything: Vec<Setting> = needs.record.iter().chain(&needs.returns).cloned().collect();
+                with_record(&plan, &everything, trial).into()
+            }
+        };
+        plan.table = Table::default(); // the memory is wanted for what is sent and read back
+        match change(journal, before, &mut target, whole, &needs, early) {
             Ok(late) if late.is_empty() => {}
             Ok(late) => {
                 awaited.extend(late);
@@ -269,7 +285,7 @@ fn is_incomplete(there: &State, plan: &Plan) -> bool {
     there.table.digest() == Some(plan.digest)
         && ways.before.iter().all(|step| matches!(step, Step::AddRoute(_)))
         && ways.after.is_empty()
-        && !with_record(plan, &record_of(&there.table), there.table.trial()).differs(&there.table)
+        && is_recorded(&there.table, plan, &record_of(&there.table), there.table.trial())
 }
 
 /// The plan, with the port of each gateway for which the policy names none: as the kernel would find it now, or else
@@ -291,7 +307,7 @@ pub(super) fn observe(journal: &mut Journal) -> Result<(State, Vec<ForeignRule>)
     let table = journal.nftables.read()?;
     let routes = journal.routing.routes()?;
     let (rules, foreign) = journal.routing.rules()?;
-    Ok((State { ways: Ways { routes, rules }, table }, foreign))
+    Ok((State { ways: Ways { routes, rules }, table: table.into() }, foreign))
 }
 
 fn record_of(table: &Ruleset) -> Vec<Setting> {
@@ -306,32 +322,34 @@ pub(super) fn recorded(there: &State, plan: &Plan, routing: &mut Routing) -> Res
     }
 }
 
+/// The planned table, with the record of settings from before and what follows from it.
 pub(super) fn with_record(plan: &Plan, record: &[Setting], trial: Option<&str>) -> Ruleset {
-    encode::ruleset(&recorded_in(plan, record, trial))
+    encode::ruleset(&plan.table, &rules_of_record(plan.mark_mask, &pairs(record), trial))
 }
 
-/// The planned table, with the record of settings from before and what follows from it.
-pub(super) fn recorded_in(plan: &Plan, record: &[Setting], trial: Option<&str>) -> Table {
-    let record: Vec<(String, u32)> = record.iter().map(|s| (s.name.clone(), s.before)).collect();
-    plan.table.clone().with_record(plan.mark_mask, &record, trial)
+/// Whether a table that was read is the planned one with a record.
+fn is_recorded(there: &Ruleset, plan: &Plan, record: &[Setting], trial: Option<&str>) -> bool {
+    there.is(&plan.table, &rules_of_record(plan.mark_mask, &pairs(record), trial))
+}
+
+/// A record as the plan has it.
+pub(super) fn pairs(record: &[Setting]) -> Vec<(String, u32)> {
+    record.iter().map(|s| (s.name.clone(), s.before)).collect()
 }
 
 fn change(
     journal: &mut Journal,
-    plan: &Plan,
     before: &State,
     target: &mut State,
+    whole: Rc<Ruleset>,
     needs: &Needs,
     early: Early,
 ) -> Result<Vec<String>, Error> {
     let mut awaited = Vec::new();
     let ways = Transition::new(&before.ways, &target.ways);
-    // Until the last of them is put back, the table remembers all that was ever changed.
-    let everything: Vec<Setting> = needs.record.iter().chain(&needs.returns).cloned().collect();
-    let whole = with_record(plan, &everything, target.table.trial());
     if !needs.changes.is_empty() {
         // What a setting was is remembered before it changes. On an update the other chains stay as they are.
-        replace_table(journal, before, before.table.with_record_of(&whole))?;
+        replace_table(journal, before, before.table.with_record_of(&whole).into())?;
     }
     for Change { name, from, to } in &needs.changes {
         journal.act(Act::Sysctl { name: name.clone(), from: *from, to: *to })?;
@@ -375,10 +393,10 @@ fn take_out(journal: &mut Journal, before: &State) -> Result<(), Error> {
     let nothing = Ways::default();
     let ways = Transition::new(&before.ways, &nothing);
     // The marks go first. The record stays until every setting is back.
-    replace_table(journal, before, before.table.only_record())?;
+    replace_table(journal, before, before.table.only_record().into())?;
     ways.before.into_iter().chain(ways.after).try_for_each(|step| journal.act(Act::Way(step)))?;
     put_back(journal, &record_of(&before.table))?;
-    replace_table(journal, before, Ruleset::default())?;
+    replace_table(journal, before, Rc::default())?;
     let (there, _) = observe(journal)?;
     match there.table.is_empty() && there.ways == nothing {
         true => Ok(()),
@@ -388,7 +406,7 @@ fn take_out(journal: &mut Journal, before: &State) -> Result<(), Error> {
     }
 }
 
-fn replace_table(journal: &mut Journal, before: &State, to: Ruleset) -> Result<(), Error> {
+fn replace_table(journal: &mut Journal, before: &State, to: Rc<Ruleset>) -> Result<(), Error> {
     let from = journal.table().unwrap_or(&before.table).clone();
     match from.is_empty() && to.is_empty() {
         true => Ok(()),

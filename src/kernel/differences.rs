@@ -1,6 +1,6 @@
 //! What differs between the kernel and a policy, and which command shows it.
 
-use super::commit::{State, observe, plan, recorded, recorded_in};
+use super::commit::{State, observe, pairs, plan, recorded};
 use super::journal::Journal;
 use super::preflight::Early;
 use super::sysctl::Needs;
@@ -11,6 +11,7 @@ use crate::plan::transition::{Step, Transition, misplaced};
 use crate::plan::ways::{Next, Route, Rule};
 use crate::policy::Policy;
 use core::fmt::{self, Display, Formatter};
+use core::mem::take;
 
 /// Something that the kernel holds otherwise than a policy has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,8 +62,8 @@ pub fn compare(policy: &Policy) -> Result<Comparison, Error> {
     let unknown = macs::look(&mut plan, &there.table, Early::Refuse, &mut journal.routing)?;
     let needs = Needs::new(&plan, recorded(&there, &plan, &mut journal.routing)?, &mut journal.routing)?;
     let trial = there.table.trial();
-    plan.table = recorded_in(&plan, &needs.record, trial);
-    let target = State { ways: plan.ways.clone(), table: encode::ruleset(&plan.table) };
+    plan.table = take(&mut plan.table).with_record(plan.mark_mask, &pairs(&needs.record), trial);
+    let target = State { ways: plan.ways.clone(), table: encode::ruleset(&plan.table, &[]).into() };
     let mut differences = target.differences(&there);
     differences.extend(needs.differences());
     differences.extend(preflight::taken(&plan, &foreign, &mut journal.routing)?);

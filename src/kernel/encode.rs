@@ -4,7 +4,7 @@
 use super::expressions::{OBJECT_COUNTER, expressions, port_key};
 use super::netlink::{Message, NESTED, put};
 use super::ruleset::{self, Ruleset};
-use crate::plan::nft::{Base, Chain, Elements, OWNER, Set, Statement, TABLE, Table};
+use crate::plan::nft::{Base, Chain, Elements, OWNER, Rule, Set, Statement, TABLE, Table};
 use crate::plan::ways::Family;
 use crate::policy::Network;
 use core::net::IpAddr;
@@ -14,26 +14,35 @@ use std::ffi::CString;
 /// Elements in one message: an attribute holds 64 KiB, an element at most 72 bytes of it.
 const ELEMENTS_PER_MESSAGE: usize = 512;
 
-/// The messages that make a table.
-pub fn ruleset(planned: &Table) -> Ruleset {
+/// The messages that make a table; with `more` rules, each at the end of a chain.
+pub fn ruleset(planned: &Table, more: &[(&str, Rule)]) -> Ruleset {
+    let mut messages = Vec::new();
+    each(planned, more, &mut |object| messages.extend(object));
+    Ruleset(messages)
+}
+
+/// The same, one object after another: a chain, and later all its rules; a set, and later all its elements, if any.
+pub fn each(planned: &Table, more: &[(&str, Rule)], take: &mut dyn FnMut(Vec<Message>)) {
+    let mut take = |mut object: Vec<Message>| {
+        object.iter_mut().for_each(|message| message.flags = ruleset::making(message.kind));
+        take(object);
+    };
     let mut writer = Writer::new();
     let table = nftnl::Table::new(c_string(TABLE), ProtoFamily::Inet);
     let mut made = writer.write(&table);
     put(&mut made.payload, ruleset::TABLE_USERDATA, &userdata_comment(OWNER));
-    let mut messages = vec![made];
+    take(vec![made]);
 
-    messages.extend(planned.counters.iter().map(|name| counter_message(name)));
-    messages.extend(planned.sets.iter().enumerate().map(|(index, set)| set_message(set, index as u32)));
-    let chains: Vec<nftnl::Chain<'_>> = planned.chains.iter().map(|chain| chain_of(chain, &table)).collect();
-    messages.extend(chains.iter().map(|chain| writer.write(chain)));
-    messages.extend(planned.sets.iter().flat_map(element_messages));
-    for (chain, planned) in chains.iter().zip(&planned.chains) {
-        messages.extend(planned.rules.iter().map(|statements| rule_message(chain, statements, &mut writer)));
+    planned.counters.iter().for_each(|name| take(vec![counter_message(name)]));
+    planned.sets.iter().enumerate().for_each(|(index, set)| take(vec![set_message(set, index as u32)]));
+    planned.chains.iter().for_each(|chain| take(vec![writer.write(&chain_of(chain, &table))]));
+    planned.sets.iter().for_each(|set| take(element_messages(set)));
+    for planned in &planned.chains {
+        let chain = chain_of(planned, &table);
+        let more = more.iter().filter(|(name, _)| *name == planned.name).map(|(_, rule)| rule);
+        let rules = planned.rules.iter().chain(more);
+        take(rules.map(|statements| rule_message(&chain, statements, &mut writer)).collect());
     }
-    for message in &mut messages {
-        message.flags = ruleset::making(message.kind);
-    }
-    Ruleset(messages)
 }
 
 fn chain_of<'a>(planned: &Chain, table: &'a nftnl::Table) -> nftnl::Chain<'a> {

@@ -7,6 +7,7 @@ use super::table::Nftables;
 use super::ways::Routing;
 use crate::plan::transition::{Step, misplaced};
 use crate::plan::ways::{Rule, Ways};
+use std::rc::Rc;
 
 /// One thing to do, with all that undoing it takes.
 pub enum Act {
@@ -15,9 +16,9 @@ pub enum Act {
     /// Our nftables table, as a whole.
     Table {
         /// As it is.
-        from: Ruleset,
+        from: Rc<Ruleset>,
         /// As it shall be; empty: gone.
-        to: Ruleset,
+        to: Rc<Ruleset>,
     },
     /// A setting.
     Sysctl {
@@ -61,7 +62,7 @@ impl Journal {
     }
 
     /// Our table as the last act has left it.
-    pub fn table(&self) -> Option<&Ruleset> {
+    pub fn table(&self) -> Option<&Rc<Ruleset>> {
         self.done.iter().rev().find_map(|act| match act {
             Act::Table { to, .. } => Some(to),
             _ => None,

@@ -2,7 +2,9 @@
 
 use super::Error;
 use super::netlink::{Message, find, put, u32_at};
-use super::ways::{RTA_GATEWAY, RTA_OIF, RTM_GETROUTE, RTM_NEWROUTE, RTN_UNICAST, Routing, address, number};
+use super::ways::{
+    Link, RTA_GATEWAY, RTA_OIF, RTM_GETROUTE, RTM_NEWROUTE, RTN_UNICAST, Routing, address, number,
+};
 use crate::plan::ways::Family;
 use crate::policy::Name;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -14,6 +16,8 @@ const RTM_F_FIB_MATCH: u32 = 0x2000;
 /// (`RTPROT_KERNEL`, `_RA`, `_DHCP`, `linux/rtnetlink.h`).
 pub(super) const CONNECTED: [u8; 3] = [2, 9, 16];
 pub(super) const RTN_LOCAL: u8 = 2;
+/// Scope of an IPv4 route to what is on the link itself (`RT_SCOPE_LINK`). IPv6 has no scopes.
+const SCOPE_LINK: u8 = 253;
 
 /// The route that matched an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +26,8 @@ pub struct Way {
     kind: u8,
     /// Who made it (`RTPROT_*`).
     protocol: u8,
+    /// Whether it says that all of its destination is on the link of its port.
+    is_on_link: bool,
     /// Bits of the address that it asks for: 0 where it is a default route,
     prefix: u8,
     /// and all of them where it is for this address alone.
@@ -39,6 +45,16 @@ impl Way {
     }
 }
 
+/// Whether a route (`struct rtmsg` and attributes) says that all of its destination is on the link of its port.
+pub(super) fn is_on_link(route: &[u8]) -> bool {
+    let (Some(&[family, _, _, _, _, _, scope, kind]), Some(rest)) = (route.first_chunk(), route.get(12..))
+    else {
+        return false;
+    };
+    let is_link = scope == SCOPE_LINK || family == number(Family::V6) && find(rest, RTA_GATEWAY).is_none();
+    is_link && kind == RTN_UNICAST
+}
+
 impl Routing {
     /// The port on whose link the kernel finds an address, without any mark. `None` where there is none, or another
     /// router is between: adding a route through it will be refused, with the kernel's own reason.
@@ -50,13 +66,13 @@ impl Routing {
             )));
         }
         // A default route by a tunnel matches every address.
-        let is_link = way.prefix > 0
-            && (!self.only_connected || way.is_host || CONNECTED.contains(&way.protocol))
-            && way.gateway.is_none();
-        match way.port {
-            1.. if is_link => Ok(self.link_at(way.port)?.map(|link| link.name)),
-            _ => Ok(None),
+        if way.prefix == 0 || way.gateway.is_some() || way.port == 0 {
+            return Ok(None);
         }
+        let is_connected = way.is_host || CONNECTED.contains(&way.protocol);
+        let is_sure = |link: &Link| is_connected || way.is_on_link && !link.is_point_to_point;
+        let link = self.link_at(way.port)?.filter(|link| !self.only_connected || is_sure(link));
+        Ok(link.map(|link| link.name))
     }
 
     /// The route that packets without a mark take to an address; by a certain port, if one is given. `None` where there
@@ -80,6 +96,7 @@ impl Routing {
         Some(Way {
             kind,
             protocol,
+            is_on_link: is_on_link(route),
             prefix,
             is_host: prefix == length,
             gateway: find(attributes, RTA_GATEWAY).and_then(address),

@@ -131,11 +131,20 @@ impl Socket {
 
     /// Asks for all things of a kind. A dump that the kernel could not keep consistent is asked for again.
     pub fn dump(&mut self, message: &Message) -> Result<Vec<Message>, Refusal> {
+        self.dump_as(message, &Some)
+    }
+
+    /// The same, with each thing as the caller makes it of its message: only that is kept in memory.
+    pub fn dump_as<T>(
+        &mut self,
+        message: &Message,
+        make: &dyn Fn(Message) -> Option<T>,
+    ) -> Result<Vec<T>, Refusal> {
         for _ in 0..10 {
             let bytes = self.framed(message, NLM_F_DUMP);
             self.send(&bytes)?;
             let mut found = Vec::new();
-            let mut each = |header: &Header, payload: &[u8]| found.push(header.message(payload));
+            let mut each = |header: &Header, payload: &[u8]| found.extend(make(header.message(payload)));
             if self.answers(self.sequence, self.sequence, &mut each)? {
                 return Ok(found);
             }
@@ -152,7 +161,7 @@ impl Socket {
     }
 
     /// Sends an nfnetlink batch: all of it, or nothing.
-    pub fn batch(&mut self, messages: &[Message]) -> Result<(), Refusal> {
+    pub fn batch(&mut self, messages: &[&Message]) -> Result<(), Refusal> {
         let (begin, last) = self.send_batch(messages, true)?;
         // Since 6.10 begin and end are acknowledged as well; an error for any message ends it.
         self.answers(begin, last, &mut |_, _| ()).map(drop)
@@ -160,7 +169,7 @@ impl Socket {
 
     /// Sends an nfnetlink batch without its end, so that nothing is done: the kernel only says which messages it would
     /// refuse (as `nft --check` has it).
-    pub fn rehearse(&mut self, messages: &[Message]) -> Result<Vec<Refusal>, Refusal> {
+    pub fn rehearse(&mut self, messages: &[&Message]) -> Result<Vec<Refusal>, Refusal> {
         let (begin, last) = self.send_batch(messages, false)?;
         let mut refused: Vec<Refusal> = Vec::new();
         loop {
@@ -179,11 +188,13 @@ impl Socket {
     }
 
     /// Sends a batch; without its end the kernel does nothing of it. Returns the numbers of its first and last message.
-    fn send_batch(&mut self, messages: &[Message], has_end: bool) -> io::Result<(u32, u32)> {
+    fn send_batch(&mut self, messages: &[&Message], has_end: bool) -> io::Result<(u32, u32)> {
         // linux/netfilter/nfnetlink.h: NFNL_MSG_BATCH_BEGIN, _END; the header's res_id is the subsystem.
         let edge =
             |kind| Message { kind, flags: 0, payload: vec![0, 0, 0, libc::NFNL_SUBSYS_NFTABLES as u8] };
         let mut bytes = self.framed(&edge(libc::NFNL_MSG_BATCH_BEGIN as u16), 0);
+        let size = |message: &&Message| HEADER + message.payload.len().next_multiple_of(4);
+        bytes.reserve_exact(messages.iter().map(size).sum::<usize>() + HEADER + 4);
         let begin = self.sequence;
         for (index, message) in messages.iter().enumerate() {
             let is_last = index + 1 == messages.len();

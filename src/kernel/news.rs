@@ -3,7 +3,7 @@
 
 use super::Error;
 use super::events::{NEIGHBOURS, subscribe};
-use super::lookup::{CONNECTED, RTA_DST};
+use super::lookup::{CONNECTED, RTA_DST, is_on_link};
 use super::neighbours::{NDA_DST, NDA_LLADDR, RTM_NEWNEIGH};
 use super::netlink::{find, split, text, u32_at};
 use super::ruleset::SUBSYSTEM;
@@ -346,7 +346,7 @@ fn is_near(route: &[u8], interest: &Interest) -> bool {
     let destination = route.get(12..).and_then(|rest| find(rest, RTA_DST));
     let is_to_gateway =
         || destination.is_some_and(|to| interest.gateways.iter().any(|gateway| gateway == to));
-    CONNECTED.contains(&protocol) || is_to_gateway()
+    CONNECTED.contains(&protocol) || is_on_link(route) || is_to_gateway()
 }
 
 #[cfg(test)]
@@ -386,6 +386,9 @@ mod tests {
         assert_eq!(heard(RTM_NEWROUTE, &route(BGP, 254, &[192, 0, 2, 0])), (false, false, false));
         assert_eq!(heard(RTM_NEWROUTE, &route(BGP, 254, &[10, 0, 0, 2])), (true, false, false));
         assert_eq!(heard(RTM_NEWROUTE, &route(2, 254, &[10, 0, 0, 0])), (true, false, false));
+        let mut by_hand = route(4, 254, &[10, 0, 0, 0]);
+        by_hand[6..8].copy_from_slice(&[253, 1]); // scope link, unicast
+        assert_eq!(heard(RTM_NEWROUTE, &by_hand), (true, false, false));
         for kind in [RTM_NEWLINK, RTM_DELADDR] {
             assert_eq!(heard(kind, &[0, 0, 0, 0, 7, 0, 0, 0]), (true, true, false));
             assert_eq!(heard(kind, &[0, 0, 0, 0, 8, 0, 0, 0]), (true, false, false));

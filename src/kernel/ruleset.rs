@@ -4,10 +4,12 @@
 //! `linux/netfilter/nf_tables.h` has the numbers.
 
 use super::differences::{Cause, Difference};
+use super::encode;
 use super::netlink::{self, Message, NESTED, attributes, flagged_attributes, put, text};
-use crate::plan::nft::{DIGEST, MACS, MARKS, PORTS_AND_MACS, SYSCTLS, TABLE, TRIAL};
+use crate::plan::nft::{DIGEST, MACS, MARKS, PORTS_AND_MACS, Rule, SYSCTLS, TABLE, TRIAL, Table};
 use crate::policy::Mac;
-use std::collections::{BTreeMap, BTreeSet};
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 pub(super) const SUBSYSTEM: u16 = (libc::NFNL_SUBSYS_NFTABLES as u16) << 8;
 pub(super) const NEWTABLE: u16 = SUBSYSTEM | libc::NFT_MSG_NEWTABLE as u16;
@@ -56,8 +58,32 @@ pub(super) const TABLE_USERDATA: u16 = 6;
 pub(super) const RULE_EXPRESSIONS: u16 = 4;
 pub(super) const RULE_USERDATA: u16 = 7;
 
-/// Messages by what they make: its kind and name.
-pub(super) type Objects<'a> = BTreeMap<(u16, &'a str), Vec<&'a Message>>;
+/// What a message makes or adds to: its kind and name.
+pub(super) type Place<'a> = (u16, &'a str);
+
+/// Messages in the order of their places, and within one as they came. (A list, since a tree of lists takes as much memory
+/// as the messages themselves.)
+pub(super) struct Objects<'a>(Vec<&'a Message>);
+
+impl<'a> Objects<'a> {
+    /// Those of one place.
+    pub fn of(&self, place: Place<'_>) -> &[&'a Message] {
+        let from = self.0.partition_point(|message| place_of(message) < place);
+        let rest = self.0.get(from..).unwrap_or_default();
+        let length = rest.partition_point(|message| place_of(message) == place);
+        rest.get(..length).unwrap_or_default()
+    }
+
+    /// Each place with its messages.
+    fn each(&self) -> impl Iterator<Item = (Place<'a>, &[&'a Message])> {
+        let same = self.0.chunk_by(|a, b| place_of(a) == place_of(b));
+        same.filter_map(|messages| Some((place_of(messages.first()?), messages)))
+    }
+}
+
+fn place_of(message: &Message) -> Place<'_> {
+    (message.kind, name(message))
+}
 
 /// The messages that make our table, in order: table, counters, sets, chains, elements, rules.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -133,6 +159,21 @@ impl Ruleset {
         Ruleset(self.0.iter().filter(|m| m.kind == NEWTABLE || is_record(m)).cloned().collect())
     }
 
+    /// Whether this, read from the kernel, is the planned table with `more` rules. All of that is never in memory.
+    pub fn is(&self, planned: &Table, more: &[(&str, Rule)]) -> bool {
+        let there = self.objects();
+        let mut left = there.each().count();
+        let mut is_same_so_far = true;
+        encode::each(planned, more, &mut |object| {
+            if let (true, [first, ..]) = (is_same_so_far, &object[..]) {
+                let messages: Vec<&Message> = object.iter().collect();
+                is_same_so_far = left > 0 && is_same(&messages, there.of(place_of(first)));
+                left = left.saturating_sub(1);
+            }
+        });
+        is_same_so_far && left == 0
+    }
+
     /// Whether `installed`, read from the kernel, is not this very table.
     pub fn differs(&self, installed: &Ruleset) -> bool {
         !self.differing(installed).is_empty()
@@ -164,23 +205,19 @@ impl Ruleset {
         differences
     }
 
-    /// The objects that differ, and how. Numbers that the kernel adds by itself (handles, counters) do not count.
-    fn differing<'a>(&'a self, installed: &'a Ruleset) -> Vec<((u16, &'a str), &'static str)> {
+    /// The objects that differ, and how.
+    fn differing<'a>(&'a self, installed: &'a Ruleset) -> Vec<(Place<'a>, &'static str)> {
+        if core::ptr::eq(self, installed) {
+            return Vec::new();
+        }
         let (wanted, there) = (self.objects(), installed.objects());
-        let same = |kind: u16, messages: &[&Message], found: &[&Message]| match kind {
-            NEWSETELEM => elements(messages) == elements(found),
-            _ => {
-                let covered = |(w, f): (&&Message, &&Message)| covers(&essence(w), attributes_of(f));
-                messages.len() == found.len() && messages.iter().zip(found).all(covered)
-            }
-        };
-        let lacking = wanted.iter().filter_map(|(place, messages)| match there.get(place) {
-            None => Some((*place, "is missing")),
-            Some(found) if !same(place.0, messages, found) => Some((*place, "is not as the policy has it")),
-            Some(_) => None,
+        let lacking = wanted.each().filter_map(|(place, messages)| match there.of(place) {
+            [] => Some((place, "is missing")),
+            found if !is_same(messages, found) => Some((place, "is not as the policy has it")),
+            _ => None,
         });
-        let extra = there.keys().filter(|place| !wanted.contains_key(*place));
-        lacking.chain(extra.map(|place| (*place, "is not of the policy"))).collect()
+        let extra = there.each().filter(|(place, _)| wanted.of(*place).is_empty());
+        lacking.chain(extra.map(|(place, _)| (place, "is not of the policy"))).collect()
     }
 
     /// What nft calls an object, or that whose content it is; it is in this table or in the other.
@@ -197,15 +234,22 @@ impl Ruleset {
 
     /// The messages of each object: the rules of a chain, the elements of a set.
     pub(super) fn objects(&self) -> Objects<'_> {
-        let mut objects: BTreeMap<_, Vec<&Message>> = BTreeMap::new();
         // A set without elements is dumped with an empty list of them.
         let has_content =
             |m: &&Message| m.kind != NEWSETELEM || find(m, ELEMENTS).is_some_and(|list| !list.is_empty());
-        for message in self.0.iter().filter(has_content) {
-            objects.entry((message.kind, name(message))).or_default().push(message);
-        }
-        objects
+        let mut objects: Vec<&Message> = self.0.iter().filter(has_content).collect();
+        objects.sort_by(|a, b| place_of(a).cmp(&place_of(b)));
+        Objects(objects)
     }
+}
+
+/// Whether the messages of a place are as wanted. Numbers that the kernel adds by itself (handles, counters) do not count.
+fn is_same(wanted: &[&Message], found: &[&Message]) -> bool {
+    if wanted.first().is_some_and(|message| message.kind == NEWSETELEM) {
+        return elements(wanted) == elements(found);
+    }
+    let covered = |(w, f): (&&Message, &&Message)| covers(&essence(w), attributes_of(f));
+    wanted.len() == found.len() && wanted.iter().zip(found).all(covered)
 }
 
 /// Whether a message makes the chain that remembers sysctls, or a rule in it.
@@ -259,8 +303,10 @@ pub(super) fn element(bytes: &[u8]) -> (&[u8], &[u8], u32) {
 /// Whether every attribute of `wanted` is in `found`, to any depth. Attributes with the same number are a list:
 /// there have to be as many, in the same order.
 pub(super) fn covers(wanted: &[u8], found: &[u8]) -> bool {
-    let kinds: BTreeSet<u16> = flagged_attributes(wanted).map(|(kind, _)| kind).collect();
-    kinds.into_iter().all(|kind| {
+    flagged_attributes(wanted).enumerate().all(|(at, (kind, _))| {
+        if flagged_attributes(wanted).take(at).any(|(earlier, _)| earlier == kind) {
+            return true; // the first one of a list stands for all of it
+        }
         let is_list = kind & NESTED != 0;
         let of = |bytes| attributes(bytes).filter(move |(k, _)| *k == kind & !NESTED).map(|(_, value)| value);
         // libnftnl writes the name of a counter without the NUL at its end.
@@ -272,14 +318,17 @@ pub(super) fn covers(wanted: &[u8], found: &[u8]) -> bool {
 
 /// The attributes that count. A set's user data is for nft alone, its size a hint and its number for one batch:
 /// they depend on who made it, and when.
-pub(super) fn essence(message: &Message) -> Vec<u8> {
+pub(super) fn essence(message: &Message) -> Cow<'_, [u8]> {
+    let all = attributes_of(message);
+    if message.kind != NEWSET {
+        return all.into();
+    }
     let mut essence = Vec::new();
-    let counts =
-        |kind: &u16| message.kind != NEWSET || !matches!(kind & !NESTED, SET_USERDATA | SET_DESC | SET_ID);
-    for (kind, value) in flagged_attributes(attributes_of(message)).filter(|(kind, _)| counts(kind)) {
+    let counts = |kind: u16| !matches!(kind & !NESTED, SET_USERDATA | SET_DESC | SET_ID);
+    for (kind, value) in flagged_attributes(all).filter(|(kind, _)| counts(*kind)) {
         put(&mut essence, kind, value);
     }
-    essence
+    essence.into()
 }
 
 pub(super) fn attributes_of(message: &Message) -> &[u8] {
@@ -325,6 +374,7 @@ pub(super) fn as_made(message: &Message, set_id: u32) -> Message {
         NEWOBJ => put(&mut payload, OBJECT_DATA | NESTED, &[]), // what it has counted is no difference
         _ => {}
     }
+    payload.shrink_to_fit(); // there are thousands of them
     Message { kind: message.kind, flags: making(message.kind), payload }
 }
 
@@ -346,25 +396,35 @@ pub(super) mod tests {
     use super::*;
     use crate::kernel::encode::ruleset;
     use crate::plan::Plan;
+    use crate::plan::nft::Statement;
     use crate::policy::{Policy, wire};
 
-    pub(in super::super) fn planned() -> Ruleset {
+    fn plan() -> Plan {
         let mut policy = Box::new(Policy::new());
         let image = include_bytes!("../../tests/golden/policy/full.bin");
         wire::decode(image, &mut policy).unwrap();
-        ruleset(&Plan::new(&policy).table)
+        Plan::new(&policy)
+    }
+
+    pub(in super::super) fn planned() -> Ruleset {
+        ruleset(&plan().table, &[])
     }
 
     /// Each message of a table counts: without it, or with another byte at its end, the table is another.
     #[test]
     fn nothing_of_a_table_goes_unnoticed() {
-        let whole = planned();
-        assert!(!whole.differs(&whole));
+        let (plan, whole) = (plan(), planned());
+        assert!(!whole.differs(&whole.clone()) && whole.is(&plan.table, &[]));
+        assert!(!Ruleset::default().is(&plan.table, &[]));
+        let more = [(DIGEST, vec![Statement::Accept])];
+        assert!(!whole.is(&plan.table, &more) && ruleset(&plan.table, &more).is(&plan.table, &more));
+        assert!(!ruleset(&plan.table, &more).is(&plan.table, &[]));
         for at in 0..whole.0.len() {
             let mut lacking = whole.clone();
             let message = lacking.0.remove(at);
             assert!(whole.differs(&lacking), "{} was not missed", name(&message));
             assert!(lacking.differs(&whole), "{} was not too much", name(&message));
+            assert!(!lacking.is(&plan.table, &[]), "{} is not asked for", name(&message));
         }
     }
 

@@ -32,20 +32,23 @@ impl Nftables {
             let line = "table inet returnpath: it is there and not ours (it lacks our comment); rename it, or `nft delete table inet returnpath`";
             return Err(Error::new(line.into()));
         }
-        let counters = self.objects()?;
+        let made = |message: Message| is_ours(&message).then(|| as_made(&message, 0));
+        let counters = self.dump_as(GETOBJ, &[(OBJECT_TABLE, TABLE)], &made)?;
         let sets = self.dump(GETSET, &[(OBJECT_TABLE, TABLE)])?;
         let mut elements = Vec::new();
         for set in &sets {
-            elements.extend(self.dump(GETSETELEM, &[(OBJECT_TABLE, TABLE), (OBJECT_OWNER, name(set))])?);
+            let filter = [(OBJECT_TABLE, TABLE), (OBJECT_OWNER, name(set))];
+            elements.extend(self.dump_as(GETSETELEM, &filter, &made)?);
         }
-        let mut chains = self.dump(GETCHAIN, &[])?;
-        chains.retain(is_ours);
-        let mut rules = self.dump(GETRULE, &[(OBJECT_TABLE, TABLE)])?;
-        rules.retain(is_ours);
-        let counters = counters.iter().map(|message| as_made(message, 0));
-        let rest = chains.iter().chain(&elements).chain(&rules).map(|message| as_made(message, 0));
-        let sets = sets.iter().enumerate().map(|(index, message)| as_made(message, index as u32));
-        Ok(Ruleset([as_made(table, 0)].into_iter().chain(counters).chain(sets).chain(rest).collect()))
+        let chains = self.dump_as(GETCHAIN, &[], &made)?;
+        let rules = self.dump_as(GETRULE, &[(OBJECT_TABLE, TABLE)], &made)?;
+        let sets = sets.iter().enumerate().map(|(index, message)| as_made(message, index as u32)).collect();
+        Ok(Ruleset(
+            [vec![as_made(table, 0)], counters, sets, chains, elements, rules]
+                .into_iter()
+                .flatten()
+                .collect(),
+        ))
     }
 
     /// The named objects of our table, with what they have counted; none where there is no table.
@@ -54,8 +57,17 @@ impl Nftables {
     }
 
     fn dump(&mut self, kind: u16, filter: &[(u16, &str)]) -> Result<Vec<Message>, Error> {
+        self.dump_as(kind, filter, &Some)
+    }
+
+    fn dump_as(
+        &mut self,
+        kind: u16,
+        filter: &[(u16, &str)],
+        make: &dyn Fn(Message) -> Option<Message>,
+    ) -> Result<Vec<Message>, Error> {
         self.socket
-            .dump(&Message { kind, flags: 0, payload: naming(filter) })
+            .dump_as(&Message { kind, flags: 0, payload: naming(filter) }, make)
             .map_err(|refusal| no("cannot read it", &refusal))
     }
 
@@ -66,11 +78,10 @@ impl Nftables {
         let (before, after): (BTreeSet<&Message>, BTreeSet<&Message>) =
             (from.0.iter().collect(), to.0.iter().collect());
         if before.is_subset(&after) {
-            return self.batch(
-                &to.0.iter().filter(|message| !before.contains(message)).cloned().collect::<Vec<_>>(),
-            );
+            return self.batch(to.0.iter().filter(|message| !before.contains(message)));
         }
-        let mut in_turn = |batches: [Vec<Message>; 3]| batches.iter().try_for_each(|batch| self.batch(batch));
+        let mut in_turn =
+            |batches: [Vec<Message>; 3]| batches.iter().try_for_each(|batch| self.batch(batch.iter()));
         match in_place(from, to).map(&mut in_turn) {
             // Older kernels hold a chain for as long as a map that leads to it is only about to go.
             Some(Err(error)) if error.is_busy => {}
@@ -92,14 +103,15 @@ impl Nftables {
     fn make_anew(&mut self, from: &Ruleset, to: &Ruleset) -> Result<(), Error> {
         let delete = Message { kind: DELTABLE, flags: 0, payload: naming(&[(OBJECT_TABLE, TABLE)]) };
         let deletion = (!from.is_empty()).then_some(delete);
-        self.batch(&deletion.into_iter().chain(to.0.iter().cloned()).collect::<Vec<_>>())
+        self.batch(deletion.iter().chain(&to.0))
     }
 
-    fn batch(&mut self, messages: &[Message]) -> Result<(), Error> {
+    fn batch<'a>(&mut self, messages: impl Iterator<Item = &'a Message>) -> Result<(), Error> {
+        let messages: Vec<&Message> = messages.collect();
         if messages.is_empty() {
             return Ok(());
         }
-        self.socket.batch(messages).map_err(|refusal| {
+        self.socket.batch(&messages).map_err(|refusal| {
             let message = messages.get(refusal.index);
             let what = message.map_or_else(String::new, |m| describe((m.kind, name(m))));
             no(&what, &refusal)

@@ -114,7 +114,7 @@ pub fn confirm() -> Result<(), Error> {
             "no policy is on trial: it has been confirmed or taken back; see `returnpath status`".into(),
         ));
     }
-    let to = there.table.without_trial();
+    let to = there.table.without_trial().into();
     journal.act(Act::Table { from: there.table, to })
 }
 

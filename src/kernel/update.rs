@@ -24,8 +24,8 @@ pub fn in_place(from: &Ruleset, to: &Ruleset) -> Option<[Vec<Message>; 3]> {
     };
     let (old_objects, new_objects) = (from.objects(), to.objects());
     let content = |objects: &Objects, set: &str| -> BTreeSet<(Vec<u8>, Vec<u8>, u32)> {
-        let messages = objects.get(&(NEWSETELEM, set)).map_or(&[][..], Vec::as_slice);
-        elements(messages).into_iter().map(|(key, chain, flags)| (key.into(), chain.into(), flags)).collect()
+        let found = elements(objects.of((NEWSETELEM, set)));
+        found.into_iter().map(|(key, chain, flags)| (key.into(), chain.into(), flags)).collect()
     };
 
     // What stays: tables, chains, maps and counters that are in both; sets only with the same content, since intervals
@@ -33,7 +33,7 @@ pub fn in_place(from: &Ruleset, to: &Ruleset) -> Option<[Vec<Message>; 3]> {
     let mut kept: BTreeSet<(u16, &str)> = BTreeSet::new();
     for old in from.0.iter().filter(|m| matches!(m.kind, NEWTABLE | NEWCHAIN | NEWSET | NEWOBJ)) {
         let place = (old.kind, name(old));
-        match new_objects.get(&place).and_then(|messages| messages.first()) {
+        match new_objects.of(place).first() {
             Some(new) if alike(new, old) => {
                 let same = || content(&old_objects, place.1) == content(&new_objects, place.1);
                 if old.kind != NEWSET || is_map(old) || same() {
@@ -54,8 +54,8 @@ pub fn in_place(from: &Ruleset, to: &Ruleset) -> Option<[Vec<Message>; 3]> {
     // Of a set or its elements: it is no map, and the other table has none of that name.
     let is_exchanged = |message: &Message, own: &Objects, other: &Objects| {
         let set = (NEWSET, name(message));
-        let is_constant = || own.get(&set).is_some_and(|sets| !sets.iter().any(|set| is_map(set)));
-        matches!(message.kind, NEWSET | NEWSETELEM) && is_constant() && !other.contains_key(&set)
+        let is_constant = || own.of(set).first().is_some_and(|set| !is_map(set));
+        matches!(message.kind, NEWSET | NEWSETELEM) && is_constant() && other.of(set).is_empty()
     };
     let (mut before, mut after) = (Vec::new(), Vec::new());
     let mut messages = vec![delete(DELRULE, naming(&[(OBJECT_TABLE, TABLE)]))]; // all rules of the table

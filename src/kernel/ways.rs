@@ -68,7 +68,8 @@ pub struct Link {
 pub struct Routing {
     pub(super) socket: Socket,
     links: Vec<Link>, // those asked for so far
-    /// While addresses are awaited, a wider route that happens to be there is not taken for the gateway's link.
+    /// While addresses are awaited, a wider route that happens to be there, as by a tunnel, is not taken for the gateway's
+    /// link.
     pub only_connected: bool,
 }
 

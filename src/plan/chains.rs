@@ -33,6 +33,23 @@ const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
 const SCTP: u8 = 132;
 
+/// What [`Table::with_record`] adds: rules, each at the end of a chain.
+pub fn rules_of_record(
+    mask: u32,
+    record: &[(String, u32)],
+    trial: Option<&str>,
+) -> Vec<(&'static str, Rule)> {
+    let mut rules = Vec::new();
+    for (name, before) in record {
+        rules.push((SYSCTLS, vec![Statement::Remember(format!("{name}={before}"))]));
+        rules.extend(forget_foreign_bits(name, mask).map(|rule| ("input", rule)));
+        let port = name.strip_prefix("net/ipv4/conf/").and_then(|rest| rest.strip_suffix("/rp_filter"));
+        rules.extend(port.map(|port| ("prerouting", strict_source(port))));
+    }
+    rules.extend(trial.map(|line| (SYSCTLS, vec![Statement::Remember(line.into())])));
+    rules
+}
+
 impl Table {
     /// The table for a policy that has passed [`Policy::check`], and for its digest ([`super::Plan::digest`]).
     pub fn new(policy: &Policy, digest: u32) -> Table {
@@ -82,25 +99,10 @@ impl Table {
     /// that make good what the changed settings would do to packets that are none of ours. A policy that is on `trial`
     /// says so there.
     pub fn with_record(mut self, mask: u32, record: &[(String, u32)], trial: Option<&str>) -> Table {
-        for (name, before) in record {
-            self.add_rule(SYSCTLS, vec![Statement::Remember(format!("{name}={before}"))]);
-            if let Some(rule) = forget_foreign_bits(name, mask) {
-                self.add_rule("input", rule);
-            }
-            if let Some(port) =
-                name.strip_prefix("net/ipv4/conf/").and_then(|rest| rest.strip_suffix("/rp_filter"))
-            {
-                self.add_rule("prerouting", strict_source(port));
-            }
-        }
-        if let Some(line) = trial {
-            self.add_rule(SYSCTLS, vec![Statement::Remember(line.into())]);
+        for (chain, rule) in rules_of_record(mask, record, trial) {
+            self.chains.iter_mut().filter(|c| c.name == chain).for_each(|c| c.rules.push(rule.clone()));
         }
         self
-    }
-
-    fn add_rule(&mut self, chain: &str, rule: Rule) {
-        self.chains.iter_mut().filter(|c| c.name == chain).for_each(|c| c.rules.push(rule.clone()));
     }
 
     fn chain(&mut self, name: impl Into<String>, rules: Vec<Rule>) {

@@ -137,6 +137,26 @@ def address_again(bench: Bench) -> None:
         require(guard.said.count("put back: missing: ip -4 route") <= 15, guard.said)
 
 
+@case("guard/link-by-hand", "guard", "--policy")
+@case("service/link-by-hand", "apply", "--wait", "--policy")
+def link_by_hand(bench: Bench, *words: str) -> None:
+    """An address of its own alone, and a route to the link beside it, as hosted machines have; whatever comes first."""
+    image = bench.image(LAN)
+    with Machine() as host:
+        host.batch("addr flush dev eth0", "addr add 10.0.0.10/32 dev eth0", "addr add fd00::10/128 dev eth0 nodad")
+        with service(host, bench.programs.firmware, *words, image, place=place(bench)) as running:
+            running.tells("STATUS=waiting for ip -4 route add default via 10.0.0.2")
+            host.batch("route add 10.0.0.0/16 dev eth0 proto static scope link")
+            until(lambda: IN_ROUTER2 in table(host, 200), "the route", running.hear)
+            host.batch("-6 route add fd00::/48 dev eth0 proto static")
+            running.tells("STATUS=complete")
+            require(is_whole(host, bench, image), running.said)
+        host.run(bench.programs.firmware, "remove")
+        with service(host, bench.programs.firmware, *words, image) as running:
+            until(lambda: running.hear() and "1 path; in force" in running.said, "the policy", running.hear)
+            require("waiting for" not in running.said, running.said)
+
+
 @case("guard/begins-early")
 def begins_early(bench: Bench) -> None:
     """Started before the network is there, it is ready at once, and adds what comes."""

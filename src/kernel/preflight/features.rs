@@ -19,7 +19,8 @@ pub fn findings(plan: &Plan) -> Result<Vec<Finding>, Error> {
     {
         lines.push("IPv6: the kernel is without it; leave its gateways out of the policy".into());
     }
-    let Ruleset(messages) = encode::ruleset(&plan.table);
+    let Ruleset(messages) = encode::ruleset(&plan.table, &[]);
+    let messages: Vec<&Message> = messages.iter().collect();
     let mut socket = Socket::open(mnl::Bus::Netfilter).map_err(|error| {
         Error::new(format!("nftables socket: {error}; the kernel needs CONFIG_NF_TABLES"))
     })?;
