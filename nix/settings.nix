@@ -91,7 +91,7 @@ let
       log = mkOption {
         type = types.bool;
         default = false;
-        description = "Log each connection that takes this path in the kernel log, rate-limited.";
+        description = "Log connections that take this path in the kernel log, at most 10 a minute (5 at once).";
       };
     };
   };

@@ -118,7 +118,7 @@ pub struct Path {
     pub when_down: WhenDown,
     /// Priority of the ip rule.
     pub priority: u32,
-    /// Log each connection that takes this path (rate-limited).
+    /// Log connections that take this path, at most 10 a minute.
     pub log: bool,
     /// `auto` among the source MACs, and one of their [`MAX_MACS`]: those that the neighbour table has for the gateways.
     /// Not in version 1 of the wire form, so it is no part of a path there ([`wire`]).

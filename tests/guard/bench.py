@@ -22,7 +22,7 @@ from witness import Witness
 
 CASES: dict[str, Callable[[Bench], None]] = {}
 SLOW = 1.0  # seconds of a repair about which the guard's log is worth a look
-FLOWING = 8  # connections that have to be answered before the next event
+FLOWING = 8  # connections that have to be answered before the next event, and a datagram
 
 # What the kernel holds for the path.
 TABLE: set[Key] = {("table", "returnpath")}
@@ -32,8 +32,11 @@ BENEATH: set[Key] = {("route", 4, 200, "unreachable"), ("route", 6, 200, "unreac
 OURS = TABLE | RULES | ROUTES | BENEATH
 
 # As routers do: what belongs to no connection that this one has seen from its start is dropped. So a reply that goes
-# astray is a lost packet, not the end of its connection.
-STATEFUL = "table inet stateful { chain forward { type filter hook forward priority 0; ct state invalid drop; }; }"
+# astray is a lost packet, not the end of its connection. And nothing from the LAN is sent back there: what the host
+# forwards while its address is gone would wait at router 1 for the address, and then be a connection through router 1.
+STATEFUL = """table inet stateful { chain forward {
+    type filter hook forward priority 0; ct state invalid drop; iifname lan0 oifname lan0 drop;
+}; }"""
 ONLY_WHOLE_CONNECTIONS = {"netfilter/nf_conntrack_tcp_loose": 0}
 
 
@@ -80,7 +83,7 @@ class Bench:
         self.lab.routers[1].nft(STATEFUL)
         self.lab.routers[1].sysctl(ONLY_WHOLE_CONNECTIONS)
         self.tables = self.host.run("nft", "list", "ruleset")  # the host's own, as a firewall has them in a file
-        self.witness = self._cleanup.enter_context(Witness(self.host, self.lab.routers[1], CLIENT))
+        self.witness = self._cleanup.enter_context(Witness(self.host, self.lab.routers[1], self.router2, CLIENT))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -132,30 +135,37 @@ class Bench:
 
     @contextlib.contextmanager
     def load(self) -> Iterator[Load]:
-        """New connections through router 2 all along; at the end of the block they are judged."""
+        """New connections and datagrams through router 2 all along; at the end of the block they are judged."""
         servers = {ports.HOST_WEB: self.host, ports.FORWARDED: self.lab.backend}
-        made = Load(self.lab.client, servers, PUBLIC[2], self.options.rate)
+        services = {ports.UDP: self.host, ports.FORWARDED_UDP: self.lab.backend}
+        made = Load(self.lab.client, servers, services, PUBLIC[2], self.options.rate)
         with self.lab.watched() as tally, made as load:
             self.flows(load)
             yield load
             self.flows(load, len(load.endpoints) * 4)
             self.goes_on(load)
             load.stop()
-        by_1, by_2 = (sum(tally.replies(router, "tcp", family).packets for family in FAMILIES) for router in (1, 2))
-        witness = self.witness
+        by_1, by_2, answers_by_1, answers_by_2 = (
+            sum(tally.replies(router, protocol, family).packets for family in FAMILIES)
+            for protocol in ("tcp", "udp")
+            for router in (1, 2)
+        )
+        by_1, witness = by_1 + answers_by_1, self.witness
         witness.until(lambda: len(witness.strays) >= by_1, f"the {by_1} replies that router 1 counted to be seen")
         require(not witness.lost, "the witness has missed something")
-        verdict = Verdict(load, witness, self.windows)
-        self.figures |= {"router 2": by_2} | verdict.figures()
+        verdict = Verdict(load, witness, self.windows, self.layout.inside.host(2), self.layout.service)
+        self.figures |= {"router 2": by_2, "datagrams by router 2": answers_by_2} | verdict.figures()
         require(not verdict.wrong(), verdict.wrong())
         asked, held = self.options.rate, self.figures["per second"]
         require(held > asked / 4, f"{asked:g} connections a second were to be opened, and {held:.1f} were")
+        require(answers_by_2 >= load.heard, f"{load.heard} datagrams were answered, {answers_by_2} by router 2")
 
     def flows(self, load: Load, connections: int = FLOWING) -> None:
-        """Waits until so many more connections have been answered."""
-        wanted = load.answered + connections
-        said = lambda: f"{load.answered} of {load.opened}"  # noqa: E731
-        until(lambda: load.answered >= wanted, f"{connections} more answers", said)
+        """Waits until so many more connections have been answered, and one more datagram."""
+        wanted, heard = load.answered + connections, load.heard
+        said = lambda: f"{load.answered} of {load.opened}, and {load.heard} datagrams"  # noqa: E731
+        flow = lambda: load.answered >= wanted and load.heard > heard  # noqa: E731
+        until(flow, f"{connections} more answers, and one to a datagram", said)
 
     @staticmethod
     def goes_on(load: Load) -> None:

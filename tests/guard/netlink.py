@@ -13,7 +13,9 @@ from netns import Namespace
 # linux/netlink.h, linux/rtnetlink.h, linux/fib_rules.h, linux/netfilter/nfnetlink.h, nf_tables.h
 NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
 NEWLINK, NEWADDR, NEWROUTE, NEWNEIGH, NEWRULE = 16, 20, 24, 28, 32  # and a DEL, one higher
-ROUTE_GROUPS = 0x1 | 0x4 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x40000  # links, neighbours, addresses, routes, rules
+NEIGHBOURS_GROUP = 0x4
+# Links, addresses, routes, rules.
+ROUTE_GROUPS = NEIGHBOURS_GROUP | 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x40000
 NFTABLES_GROUP = 1 << 6
 NEWTABLE, NEWRULE_OF_NFT, NEWELEMENT = (
     10 << 8 | message for message in (0, 6, 12)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass
 
+from addresses import Dual
 from load import DELAYED, Load, Record
 from witness import Packet, Witness
 
+NAMED = 5  # lost datagrams
 UNDER_WAY = 0.05  # seconds that a packet which was routed before a repair may take to router 1
 
 # What an event may do to replies until it is repaired.
@@ -35,18 +37,18 @@ class Window:
 
 
 class Beginnings:
-    """When the first packet of each connection reached the host."""
+    """When the first packet of each connection, and each datagram, reached the host."""
 
     def __init__(self, records: list[Record], first: list[Packet]) -> None:
-        self._opened: dict[tuple[int, int], list[float]] = {}
-        self._first: dict[tuple[int, int], list[float]] = {}
+        self._opened: dict[tuple[str, int, int], list[float]] = {}
+        self._first: dict[tuple[str, int, int], list[float]] = {}
         for record in records:
-            self._opened.setdefault((record.family, record.port), []).append(record.began)
+            self._opened.setdefault((record.protocol, record.family, record.port), []).append(record.began)
         for packet in first:
-            self._first.setdefault((packet.family, packet.port), []).append(packet.at)
+            self._first.setdefault((packet.protocol, packet.family, packet.port), []).append(packet.at)
 
     def of(self, packet: Packet) -> float:
-        which = packet.family, packet.port
+        which = packet.protocol, packet.family, packet.port
         opened = max((at for at in self._opened.get(which, ()) if at <= packet.at), default=0.0)
         return min((at for at in self._first.get(which, ()) if at >= opened), default=0.0)
 
@@ -59,10 +61,11 @@ class Beginnings:
 class Verdict:
     """What the witness has seen of a load, sorted by the windows in which it happened."""
 
-    def __init__(self, load: Load, witness: Witness, windows: list[Window]) -> None:
+    def __init__(self, load: Load, witness: Witness, windows: list[Window], router: Dual, host: Dual) -> None:
+        """`router`, `host`: where they reach each other."""
         self._load, self._windows = load, windows
         self.meanwhile, self.later, self._wrong = 0, 0, []
-        began = Beginnings([*load.lasting, *load.records], witness.first)
+        began = Beginnings([*load.lasting, *load.records, *load.datagrams], witness.first)
         for stray in witness.strays:
             opened = began.of(stray)
             if any(window.holds(stray.at) and window.harm != NONE for window in windows):
@@ -75,11 +78,19 @@ class Verdict:
             else:
                 self._wrong.append(self._tell(stray, opened))
         self._failed = [record for record in load.records if record.failure]
+        self._lost = [record for record in load.datagrams if record.failure]
+        self._witness, self._neighbours = witness, {True: router, False: host}
+
+    def _found_neighbour(self, lost: Record) -> bool:
+        """A lost datagram had a next hop with a MAC: on its way back if it was answered, else on its way there."""
+        to = self._neighbours[lost.ended > lost.began]
+        return self._witness.knew(to.ipv4 if lost.family == 4 else to.ipv6, lost.ended)
 
     def _tell(self, stray: Packet, opened: float) -> str:
         before = max((w for w in self._windows if w.began <= stray.at), key=lambda w: w.began, default=None)
         when = f"{stray.at - before.ended:.3f} s after the repair of {before.what}" if before else "before any event"
-        return f"IPv{stray.family} port {stray.port}, {when}, of a connection {stray.at - opened:.3f} s old"
+        which = f"{stray.protocol} over IPv{stray.family} port {stray.port}"
+        return f"{which}, {when}, of a connection {stray.at - opened:.3f} s old"
 
     def figures(self) -> dict[str, float]:
         found: dict[str, float] = {"events": len(self._windows)}
@@ -92,6 +103,8 @@ class Verdict:
         found["per second"] = len(records) / self._load.seconds
         found["failed"] = len(self._failed)
         found["delayed"] = sum(not record.failure and record.ended - record.began > DELAYED for record in records)
+        found["datagrams"] = len(self._load.datagrams)
+        found["datagrams lost"] = len(self._lost)
         found["astray meanwhile"] = self.meanwhile
         found["astray later"] = self.later
         return found
@@ -105,4 +118,6 @@ class Verdict:
         touched = lambda record: any(window.touches(record) for window in self._windows)  # noqa: E731
         if outside := [record for record in self._failed if not touched(record)]:
             return f"{len(outside)} connections failed that nothing had touched; first: {outside[0]}"
+        if outside := [lost for lost in self._lost if not touched(lost) and self._found_neighbour(lost)]:
+            return f"{len(outside)} datagrams were lost that nothing had touched: {outside[:NAMED]}"
         return ""

@@ -1,4 +1,5 @@
-"""Who sees it all: what the host's kernel tells, each first packet that reaches it, each reply at router 1.
+"""Who sees it all: what the host's kernel tells, each first packet that reaches it, each reply at router 1; and what
+router 2's kernel tells of its neighbours.
 
 One thread. Packets have the kernel's own times; messages get theirs when they are read, by a thread that does nothing
 else.
@@ -26,21 +27,23 @@ SO_ATTACH_FILTER, SO_TIMESTAMPNS = 26, 35
 ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86DD
 SNAP = 80  # bytes of a packet: its headers
 
-# linux/filter.h: a SYN without ACK. Of IPv4 the header's length is looked up, of IPv6 it is 40.
+# linux/filter.h: a SYN without ACK, and each datagram. Of IPv4 the header's length is looked up, of IPv6 it is 40.
 _LOAD, _LOAD_AT_X, _HEADER, _AND, _EQUAL, _RETURN = 0x30, 0x50, 0xB1, 0x54, 0x15, 0x06
 FIRST_PACKETS = {
-    4: [(_LOAD, 0, 0, 9), (_EQUAL, 0, 5, 6), (_HEADER, 0, 0, 0), (_LOAD_AT_X, 0, 0, 13), (_AND, 0, 0, 0x12),
-        (_EQUAL, 0, 1, 2), (_RETURN, 0, 0, SNAP), (_RETURN, 0, 0, 0)],
-    6: [(_LOAD, 0, 0, 6), (_EQUAL, 0, 4, 6), (_LOAD, 0, 0, 53), (_AND, 0, 0, 0x12),
+    4: [(_LOAD, 0, 0, 9), (_EQUAL, 5, 0, 17), (_EQUAL, 0, 5, 6), (_HEADER, 0, 0, 0), (_LOAD_AT_X, 0, 0, 13),
+        (_AND, 0, 0, 0x12), (_EQUAL, 0, 1, 2), (_RETURN, 0, 0, SNAP), (_RETURN, 0, 0, 0)],
+    6: [(_LOAD, 0, 0, 6), (_EQUAL, 4, 0, 17), (_EQUAL, 0, 4, 6), (_LOAD, 0, 0, 53), (_AND, 0, 0, 0x12),
         (_EQUAL, 0, 1, 2), (_RETURN, 0, 0, SNAP), (_RETURN, 0, 0, 0)],
 }  # fmt: skip
+PROTOCOLS = {socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp"}
 
 
 @dataclass(frozen=True)
 class Packet:
-    """A packet of the load's connections."""
+    """A packet of the load's connections and datagrams."""
 
     at: float  # time.monotonic(), by the kernel's clock when it came
+    protocol: str
     family: int
     port: int  # the client's
 
@@ -64,10 +67,10 @@ def _capture(namespace: Namespace, family: int, only_first: bool) -> socket.sock
 class Witness:
     """Sees for the length of a block."""
 
-    def __init__(self, host: Namespace, router1: Namespace, client: Iterable[str]) -> None:
+    def __init__(self, host: Namespace, router1: Namespace, router2: Namespace, client: Iterable[str]) -> None:
         self._client = {ipaddress.ip_address(address).packed for address in client}
         self.events: list[Event] = []
-        self.first: list[Packet] = []  # SYNs as they reach the host
+        self.first: list[Packet] = []  # SYNs and questions as they reach the host
         self.strays: list[Packet] = []  # packets to the client as they reach router 1 from the host
         self._rules: dict[Key, int] = {}
         self.lost = 0  # times that a queue of ours was too short
@@ -75,11 +78,12 @@ class Witness:
         self._stopping = threading.Event()
         self._failure: BaseException | None = None
         self._sockets: dict[int, tuple[socket.socket, Callable[[socket.socket], None]]] = {}
-        for protocol, groups in (
-            (netlink.NETLINK_ROUTE, netlink.ROUTE_GROUPS),
-            (netlink.NETLINK_NETFILTER, netlink.NFTABLES_GROUP),
+        for namespace, protocol, groups in (
+            (host, netlink.NETLINK_ROUTE, netlink.ROUTE_GROUPS),
+            (host, netlink.NETLINK_NETFILTER, netlink.NFTABLES_GROUP),
+            (router2, netlink.NETLINK_ROUTE, netlink.NEIGHBOURS_GROUP),
         ):
-            self._add(netlink.listen(host, protocol, groups), self._messages)
+            self._add(netlink.listen(namespace, protocol, groups), self._messages)
         for family in (4, 6):
             first, strays = _capture(host, family, True), _capture(router1, family, False)
             self._add(first, lambda each, family=family: self._packet(each, family, self.first, 0))
@@ -137,18 +141,17 @@ class Witness:
         return before == 0 or after == 0
 
     def _packet(self, listening: socket.socket, family: int, where: list[Packet], port_at: int) -> None:
-        """`where` to put it, and where in the TCP header the client's port is."""
+        """`where` to put it, and where in the header of TCP or UDP the client's port is."""
         try:
             packet, control, _, _ = listening.recvmsg(SNAP, 64)
         except OSError as error:
             if error.errno == errno.ENETDOWN:  # of one port; the others go on
                 return
             raise
-        header, protocol = ((packet[0] & 15) * 4, 9) if family == 4 else (40, 6)
-        destination = packet[16:20] if family == 4 else packet[24:40]
-        if len(packet) < header + 4 or packet[protocol] != socket.IPPROTO_TCP:
-            return
-        if port_at and destination not in self._client:
+        header, protocol_at = ((packet[0] & 15) * 4, 9) if family == 4 else (40, 6)
+        source, destination = (packet[12:16], packet[16:20]) if family == 4 else (packet[8:24], packet[24:40])
+        protocol = PROTOCOLS.get(packet[protocol_at])
+        if len(packet) < header + 4 or not protocol or (destination if port_at else source) not in self._client:
             return
         port = struct.unpack_from("!H", packet, header + port_at)[0]
         at = time.time()
@@ -157,7 +160,7 @@ class Witness:
                 seconds, nanoseconds = struct.unpack("=qq", value)
                 at = seconds + nanoseconds / 1e9
         with self._told:
-            where.append(Packet(at - time.time() + time.monotonic(), family, port))
+            where.append(Packet(at - time.time() + time.monotonic(), protocol, family, port))
             self._told.notify_all()
 
     def until(self, condition: Callable[[], object], what: Callable[[], str] | str, seconds: float = SECONDS) -> None:
@@ -178,6 +181,11 @@ class Witness:
             if key in (None, event.key):
                 found.append(event)
         return found[::-1]
+
+    def knew(self, address: str, at: float) -> bool:
+        """Who sends to a neighbour had its MAC then; if not, packets are in a queue, which may be thrown away."""
+        told = [event for event in self.events if event.key[:2] == ("neighbour", address) and event.at <= at]
+        return not told or (told[-1].is_there and told[-1].key[2] != "")
 
     def was_there(self, at: float, key: Key) -> bool:
         return any(event.is_there for event in self.since(at, key))

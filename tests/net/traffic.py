@@ -238,27 +238,45 @@ def _answer_from_bound(listening: socket.socket) -> None:
     listening.sendto(data[::-1], client)
 
 
-def _answer_from_asked(listening: socket.socket) -> None:
-    """A wildcard socket would choose a source by the main table: the address asked on goes along."""
+def listen_for_datagrams(namespace: Namespace, family: Family, port: int) -> socket.socket:
+    """On all addresses; told of each datagram which one was asked."""
+    listening = listen(namespace, family, port, socket.SOCK_DGRAM)
+    option = IP_PKTINFO if family is IPV4 else socket.IPV6_RECVPKTINFO
+    listening.setsockopt(SOL[family.version], option, 1)
+    return listening
+
+
+Control = tuple[int, int, bytes]
+
+
+def asked(listening: socket.socket) -> tuple[bytes, tuple[str, int], list[Control]]:
+    """A datagram, who sent it, and what makes an answer leave from the address that was asked.
+
+    A wildcard socket would choose a source by the main table.
+    """
     data, control, _, client = listening.recvmsg(1 << 16, 256)
+    source: list[Control] = []
     for level, kind, value in control:
         if (level, kind) == (socket.IPPROTO_IP, IP_PKTINFO):
-            asked = struct.pack("=I4s4s", 0, value[4:8], bytes(4))
+            source.append((level, kind, struct.pack("=I4s4s", 0, value[4:8], bytes(4))))
         elif (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO):
-            asked = value[:16] + struct.pack("=I", 0)
-        else:
-            continue
-        listening.sendmsg([data[::-1]], [(level, kind, asked)], 0, client)
+            source.append((level, kind, value[:16] + struct.pack("=I", 0)))
+    return data, client, source
+
+
+def _answer_from_asked(listening: socket.socket) -> None:
+    data, client, source = asked(listening)
+    listening.sendmsg([data[::-1]], source, 0, client)
 
 
 @contextlib.contextmanager
 def udp_server(namespace: Namespace, family: Family, port: int, bound: str | None = None) -> Iterator[None]:
     """Bound to an address, or to none and answering from the one that was asked."""
-    listening = listen(namespace, family, port, socket.SOCK_DGRAM, bound)
-    if not bound:
-        option = IP_PKTINFO if family is IPV4 else socket.IPV6_RECVPKTINFO
-        listening.setsockopt(SOL[family.version], option, 1)
-    with Server(listening, _answer_from_bound if bound else _answer_from_asked):
+    if bound:
+        listening, answer = listen(namespace, family, port, socket.SOCK_DGRAM, bound), _answer_from_bound
+    else:
+        listening, answer = listen_for_datagrams(namespace, family, port), _answer_from_asked
+    with Server(listening, answer):
         yield
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import policies
-from addresses import IPV4, IPV6, LAN
+from addresses import CLIENT, HOST, IPV4, IPV6, LAN
 from case import (
     HAS_ADDRESS,
     INFO,
@@ -77,6 +78,25 @@ def both_families(bench: Bench) -> None:
         status(guest)
         no_complaint(guest)
         bounded(guest)
+
+
+@case("boot/log")
+def log(bench: Bench) -> str:
+    """`log = true`: a line in the kernel log for each connection that takes the path, and for no other.
+
+    Here and not in a namespace: there the kernel logs nothing unless the whole machine is told to.
+    """
+    with Network() as network, bench.booted(bench.board(policies.LOGGED).contents, network.lab.switch) as guest:
+        settled(guest)
+        for router, count in ((1, 0), (2, 1), (2, 2)):
+            network.check(router)
+            lines = re.findall(r"(?<=\] )returnpath router2: .*", guest.run("dmesg"))
+            require(len(lines) == count, f"{len(lines)} lines, not {count}, after router {router}: {lines}")
+        wanted = ("IN=eth0", f"SRC={CLIENT.ipv4} ", f"DST={LAN.host(HOST).ipv4} ", "PROTO=TCP", "DPT=80 ", "SYN ")
+        missing = [word for word in wanted if any(word not in line for line in lines)]
+        require(not missing, f"not in each line: {missing}; {lines}")
+        no_complaint(guest)
+    return lines[0]
 
 
 @case("boot/onlink")

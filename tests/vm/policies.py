@@ -21,6 +21,7 @@ IPV4_ONLY = (LAN.host(2).ipv4,)
 SEED = text(path(2, 0x2, 200, IPV4_ONLY))
 OTHER = text(path(2, 0x3, 201, IPV4_ONLY))  # the same router by another mark and table
 TWO_PATHS = LAYOUTS["lan"].policy(LAYOUTS["lan"].second_path()).toml()
+LOGGED = SEED + "log = true\n"
 BY_PORT = text(path(2, 0x2, 200, IPV4_ONLY, ingress=("eth0",), device="eth0"))
 ONLINK = BY_PORT + "onlink = true\n"
 ONE_PORT_MISSING = text(
