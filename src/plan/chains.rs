@@ -18,9 +18,9 @@
 //! rare only of those that are left.
 
 use super::nft::{
-    Base, Chain, DIGEST, Direction, Elements, FWMARK_ACCEPT, FWMARK_REFLECT4, FWMARK_REFLECT6, INBOUND, Key,
-    LABEL_LOCAL, LABEL_OUTWARD, MACS, MARKS, OUTBOUND, PORTS_AND_MACS, Rule, SOCKETS, SYSCTLS, Set, State,
-    Statement, Table,
+    Base, Chain, DIGEST, Direction, Elements, FWMARK_ACCEPT, FWMARK_REFLECT4, FWMARK_REFLECT6, INBOUND,
+    INHERITED, Key, LABEL_LOCAL, LABEL_OUTWARD, MACS, MARKS, OUTBOUND, PORTS_AND_MACS, Rule, SOCKETS,
+    SYSCTLS, Set, State, Statement, Table,
 };
 use super::ways::Family;
 use crate::policy::wire::CRC;
@@ -74,7 +74,10 @@ impl Table {
         }
         table.shared_chains(mask, &locals, &arrivals);
         if policy.paths.iter().any(|path| answers_here(&path)) {
-            table.chains.push(Chain { name: "input".into(), base: Some(Base::Input), rules: vec![] });
+            table.chain(INHERITED, vec![]);
+            let foreign = vec![Statement::MetaMarkSet(!mask), Statement::Goto(INHERITED.into())];
+            let rules = (mask != u32::MAX).then_some(foreign).into_iter().collect();
+            table.chains.push(Chain { name: "input".into(), base: Some(Base::Input), rules });
         }
         // What stays on an update comes first, so that the order is that of a first install.
         table.chains.sort_by_key(|chain| (chain.name != SYSCTLS, chain.name != DIGEST, chain.base.is_none()));
@@ -88,7 +91,7 @@ impl Table {
         for (name, before) in record {
             self.add_rule(SYSCTLS, vec![Statement::Remember(format!("{name}={before}"))]);
             if let Some(rule) = forget_foreign_bits(name, mask) {
-                self.add_rule("input", rule);
+                self.add_rule(INHERITED, rule);
             }
             if let Some(port) =
                 name.strip_prefix("net/ipv4/conf/").and_then(|rest| rest.strip_suffix("/rp_filter"))
@@ -344,8 +347,8 @@ pub fn forget_foreign_bits(setting: &str, mask: u32) -> Option<Rule> {
         FWMARK_REFLECT6 => ICMPV6,
         _ => return None,
     };
-    let forget = [Statement::MetaMarkSet(!mask), Statement::SetMetaMark { mask: !mask, mark: 0 }];
-    (mask != u32::MAX).then(|| [Statement::L4Proto(protocol)].into_iter().chain(forget).collect())
+    let forget = Statement::SetMetaMark { mask: !mask, mark: 0 };
+    (mask != u32::MAX).then(|| vec![Statement::L4Proto(protocol), forget])
 }
 
 /// The strict reverse-path filter of a port where it had to be loosened, for all that is not of a path.

@@ -133,7 +133,6 @@ def subjects(board: str, before: str | None) -> dict[str, Install]:
     if before:
         found["before"] = Plan.of(before, policy(1))
         found["before, 255 paths"] = Plan.of(before, policy(255))
-        found["before without postrouting"] = Plan.of(before, policy(1)).without("postrouting")
     return found
 
 
