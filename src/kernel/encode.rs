@@ -4,7 +4,7 @@
 use super::expressions::{OBJECT_COUNTER, expressions, port_key};
 use super::netlink::{Message, NESTED, put};
 use super::ruleset::{self, Ruleset};
-use crate::plan::nft::{Base, Chain, Elements, OWNER, Rule, Set, Statement, TABLE, Table};
+use crate::plan::nft::{Base, Chain, Elements, OWNER, ROOM, Rule, Set, Statement, TABLE, Table};
 use crate::plan::ways::Family;
 use crate::policy::Network;
 use core::net::IpAddr;
@@ -110,8 +110,12 @@ fn set_message(set: &Set, index: u32) -> Message {
         put_u32(&mut payload, ruleset::SET_DATA_TYPE, libc::NFT_DATA_VERDICT);
     }
     put_u32(&mut payload, ruleset::SET_ID, index);
-    let size = elements(&set.elements).len() as u32;
-    if size > 0 && !shape.is_map {
+    let size = match &set.elements {
+        Elements::Marks(_) => ROOM,
+        _ if shape.is_map => 0,
+        all => elements(all).len() as u32,
+    };
+    if size > 0 {
         let mut description = Vec::new();
         put_u32(&mut description, SET_DESC_SIZE, size);
         put(&mut payload, ruleset::SET_DESC | NESTED, &description);

@@ -111,12 +111,12 @@ mod tests {
     fn an_update_touches_only_what_changes() {
         let old = planned();
         let mut new = old.clone();
-        new.0.retain(|m| !(matches!(m.kind, NEWRULE | NEWCHAIN) && name(m) == "unmark"));
+        new.0.retain(|m| !(matches!(m.kind, NEWRULE | NEWCHAIN) && name(m) == "announced"));
         let messages = in_place(&old, &new).unwrap().concat();
         let is_object = |m: &&Message| !matches!(m.kind, NEWRULE | DELRULE);
         let touched: Vec<String> =
             messages.iter().filter(is_object).map(|m| describe((m.kind, name(m)))).collect();
-        assert_eq!(touched, ["chain unmark"]);
+        assert_eq!(touched, ["chain announced"]);
 
         let removal = in_place(&old, &old.only_record()).unwrap().concat();
         let deleted = |chain| removal.iter().any(|m| m.kind == DELCHAIN && name(m) == chain);

@@ -2,7 +2,7 @@
 //! how they read, the kernel room how they are sent.
 
 use super::ways::Family;
-use crate::policy::{Mac, Name, Network, PortRange};
+use crate::policy::{MAX_PATHS, Mac, Name, Network, PortRange};
 use core::net::IpAddr;
 
 /// Our table, in the `inet` family.
@@ -15,6 +15,11 @@ pub const SYSCTLS: &str = "sysctls";
 pub const TRIAL: &str = "unconfirmed ";
 /// The chain that says which policy the table is for. Nothing leads to it.
 pub const DIGEST: &str = "digest";
+/// Room in a map of marks. With a size the kernel takes a hash that costs a third less to ask; it is twice what a
+/// policy can have, since an update adds before it takes away.
+pub const ROOM: u32 = 2 * MAX_PATHS as u32;
+/// The chain that says of which packets for this host foreign mark bits end, lest an answer inherits them.
+pub const INHERITED: &str = "inherited";
 /// The map from a mark to the chain that sets it.
 pub const MARKS: &str = "marks";
 /// The map from a connection's mark to the chain that counts what comes in from its router.

@@ -4,7 +4,9 @@
 //! leaves it in; a test compares the two.
 
 use super::chains::{forget_foreign_bits, strict_source};
-use super::nft::{Base, Chain, Direction, Elements, Key, OWNER, Set, State, Statement, TABLE, Table};
+use super::nft::{
+    Base, Chain, Direction, Elements, INHERITED, Key, OWNER, ROOM, Set, State, Statement, TABLE, Table,
+};
 use super::transition::Step;
 use super::ways::{Family, LAST_METRIC, Next, PROTOCOL, Route, Rule};
 use super::{Plan, Port, Sysctl};
@@ -61,7 +63,7 @@ impl Plan {
                 Sysctl::Namespace(name) => {
                     write!(f, "need {name} 1")?;
                     if let Some(rule) = forget_foreign_bits(name, self.mark_mask) {
-                        write!(f, " &&\n    nft add rule inet {TABLE} input '{}'", RuleText(&rule))?;
+                        write!(f, " &&\n    nft add rule inet {TABLE} {INHERITED} '{}'", RuleText(&rule))?;
                     }
                     writeln!(f)?;
                 }
@@ -178,6 +180,9 @@ impl Display for Set {
         let is_map = self.elements.verdict_count().is_some();
         writeln!(f, "\t{} {} {{", if is_map { "map" } else { "set" }, self.name)?;
         writeln!(f, "\t\ttype {}", self.elements.types())?;
+        if let Elements::Marks(_) = self.elements {
+            writeln!(f, "\t\tsize {ROOM}")?;
+        }
         if !is_map {
             writeln!(f, "\t\tflags constant,interval")?;
         }
