@@ -278,7 +278,7 @@ DIFFERENCES = {
     "chain-differs": (
         "nft insert rule inet returnpath prerouting accept",
         "table inet returnpath: content of chain prerouting is not as the policy has it",
-        "nft list chain inet returnpath prerouting", "accept\\s+meta mark",
+        "nft list chain inet returnpath prerouting", "accept\\s+ct mark",
     ),
     "chain-too-much": (
         "nft add chain inet returnpath guest",
