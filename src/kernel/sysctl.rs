@@ -8,6 +8,7 @@ use crate::plan::nft::{FWMARK_ACCEPT, FWMARK_REFLECT4, FWMARK_REFLECT6};
 use crate::plan::{Plan, Port, Sysctl};
 use std::fs;
 use std::io;
+use std::path::Path;
 
 /// A setting that differs from what the policy needs, or did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,6 +97,8 @@ impl Needs {
             let at = rest.iter().position(|setting| setting.name == name);
             needs.record.extend(at.map(|at| rest.remove(at)));
             match (read(&name)?, sysctl) {
+                // PID 1 has unmounted it, and the next init will mount it again.
+                (None, _) if !Path::new(&path("net")).exists() => return Err(Error::no_proc()),
                 (None, Sysctl::Namespace(_)) => {
                     log::warn!("/proc/sys/{name}: this kernel is without it; take one that has it");
                 }

@@ -12,8 +12,8 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from case import Bench, case, require, until
-from machine import Machine
+from case import Bench, case, require, same, until
+from machine import Machine, snapshot
 
 LAN = """
 [paths.router2]
@@ -318,6 +318,18 @@ def no_board(bench: Bench) -> None:
 def no_policy(bench: Bench) -> None:
     with stage(bench) as boot:
         require("<3>" in boot.init(code=3), boot.log())
+
+
+@case("early/without-proc")
+def without_proc(bench: Bench) -> None:
+    """Settings that can not be seen are not taken for those of another kernel."""
+    image = bench.image(LAN)
+    with Machine() as host:
+        before = snapshot(host)
+        run = f"umount -l /proc && exec {bench.programs.firmware} apply --policy {image}"
+        done = host.finish("unshare", "--mount", "sh", "-c", run)
+        require(done.returncode == 4 and "mount /proc" in done.stderr, f"{done.returncode}: {done.stderr}")
+        same(before, snapshot(host), "without /proc")
 
 
 @case("early/command-as-process-1")
