@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from case import Bench, case, require, unchanged, until
-from cases import silent_calls
 from guard import guarded
+from installing import silent_calls
 from machine import Machine, snapshot
 from service import place, service, waiting
 

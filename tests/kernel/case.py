@@ -13,6 +13,7 @@ from machine import Machine, Programs, command, difference, snapshot
 
 CASES: dict[str, Callable[[Bench], None]] = {}
 SECONDS = 20  # until something that is awaited has to be there
+STATE = "what the kernel holds differs from before"
 
 
 def case(name: str, *parameters: object) -> Callable:
@@ -37,6 +38,13 @@ def until(condition: Callable[[], object], what: str, said: Callable[[], object]
     while not condition():
         require(time.monotonic() < deadline, f"waited {SECONDS} s for {what}; it said:\n{said()}")
         time.sleep(0.01)
+
+
+def one_line(said: str) -> str:
+    lines = said.splitlines()
+    require(len(lines) == 1, f"{len(lines)} lines on standard error, not 1:\n{said}")
+    require(lines[0].startswith("returnpath: "), f"it does not begin with `returnpath: `: {said}")
+    return lines[0]
 
 
 @dataclass

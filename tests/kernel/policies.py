@@ -67,6 +67,9 @@ def updates() -> dict[str, str]:
     }
 
 
+UPDATES = updates()
+
+
 def circuit(names: list[str]) -> list[str]:
     """A walk that makes every step from one name to another exactly once, and ends where it began (Hierholzer)."""
     onward = {name: [other for other in reversed(names) if other != name] for name in names}

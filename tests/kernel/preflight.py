@@ -10,9 +10,10 @@ from pathlib import Path
 
 import gate
 import policies
-from case import Bench, bystanders, case, require, unchanged
-from cases import HINDRANCES, UPDATES, one_line
+from bad import HINDRANCES
+from case import Bench, bystanders, case, one_line, require, unchanged
 from machine import Machine, for_policy, snapshot
+from policies import UPDATES
 
 BASE = UPDATES["base"]
 ROUTER2 = policies.path("router2", 2, 200, 2, services=None)  # its port is not that of the default route
