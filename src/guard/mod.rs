@@ -255,7 +255,7 @@ impl Guard<'_> {
             }
             _ => {}
         }
-        self.news.lead_through(&installed.ports);
+        self.news.lead_through(&installed.ports, installed.awaited.is_empty());
         self.last = installed;
     }
 

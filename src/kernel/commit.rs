@@ -19,7 +19,7 @@ use crate::plan::chains::rules_of_record;
 use crate::plan::nft::Table;
 use crate::plan::transition::{Step, Transition};
 use crate::plan::ways::{Family, Next, Ways};
-use crate::policy::Policy;
+use crate::policy::{Name, Policy};
 use std::rc::Rc;
 
 /// What an `apply` or a `remove` did.
@@ -44,7 +44,7 @@ pub struct Installed {
     pub differences: Vec<Difference>,
     /// What can not be used yet, one line each.
     pub awaited: Vec<String>,
-    /// The ports that the planned routes lead through, by their indexes.
+    /// The ports that the planned routes lead through, and those that have settings of ours, by their indexes.
     pub ports: Vec<u32>,
     /// Settings that the policy depends on, by their paths under `/proc/sys`.
     pub settings: Vec<String>,
@@ -187,6 +187,7 @@ pub(super) fn install_by(
         return Ok(Found::Other);
     }
     preflight::check_ownership(&plan, foreign, &mut journal.routing)?;
+    let ports = plan.ways.ports(); // also of what is awaited
     let mut awaited = preflight::check_ports(&mut plan, early, &mut journal.routing)?;
     awaited.extend(macs::learn(&mut plan, &before.table, early, &mut journal.routing)?);
 
@@ -242,11 +243,14 @@ pub(super) fn install_by(
     if matches!(early, Early::Refuse | Early::Await) {
         names::write(&plan.table_names);
     }
+    let settings = sysctl::read_by(&plan, &mut journal.routing)?;
+    let ports = ports.iter().map(Name::as_str);
     Ok(Found::Ours(Installed {
         differences,
         awaited,
-        ports: journal.routing.ports_of(&plan.ways)?,
-        settings: sysctl::read_by(&plan, &mut journal.routing)?,
+        // Without them a flap is taken for a theft, no more: what has been done stays done.
+        ports: journal.routing.indexes_of(ports.chain(sysctl::ports_of(&settings))).unwrap_or_default(),
+        settings,
         record: needs.record,
     }))
 }

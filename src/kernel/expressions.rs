@@ -105,7 +105,10 @@ pub fn expressions(statement: &Statement) -> Vec<Expr> {
         Statement::CtState(State::Own) => has_bits(libc::NFT_CT_STATE, STATE_NEW | STATE_ESTABLISHED),
         Statement::CtState(State::Related) => has_bits(libc::NFT_CT_STATE, STATE_RELATED),
         Statement::CtExpected => has_bits(libc::NFT_CT_STATUS, STATUS_EXPECTED),
-        Statement::CtAssured => has_bits(libc::NFT_CT_STATUS, STATUS_ASSURED),
+        Statement::CtUnassured => {
+            let is_clear = compare(libc::NFT_CMP_EQ, &0_u32.to_ne_bytes());
+            vec![load_ct(libc::NFT_CT_STATUS as u32), and(STATUS_ASSURED), is_clear]
+        }
         Statement::CtDirection(direction) => {
             let direction = match direction {
                 Direction::Original => 0,
@@ -113,8 +116,13 @@ pub fn expressions(statement: &Statement) -> Vec<Expr> {
             };
             vec![load_ct(libc::NFT_CT_DIRECTION as u32), compare(libc::NFT_CMP_EQ, &[direction])]
         }
-        Statement::CtLabel(bit) => label_is(libc::NFT_CMP_NEQ, *bit),
-        Statement::CtLabelClear(bit) => label_is(libc::NFT_CMP_EQ, *bit),
+        Statement::CtLabel(bit) => {
+            vec![
+                load_ct(libc::NFT_CT_LABELS as u32),
+                bitwise(&label(*bit), &[0; 16]),
+                compare(libc::NFT_CMP_NEQ, &[0; 16]),
+            ]
+        }
         Statement::L4Proto(protocol) => {
             vec![load_meta(libc::NFT_META_L4PROTO, REGISTER_1), compare(libc::NFT_CMP_EQ, &[*protocol])]
         }
@@ -321,10 +329,6 @@ fn is_family(family: Family) -> Vec<Expr> {
 
 fn has_bits(key: i32, bits: u32) -> Vec<Expr> {
     vec![load_ct(key as u32), and(bits), compare(libc::NFT_CMP_NEQ, &0_u32.to_ne_bytes())]
-}
-
-fn label_is(operator: i32, bit: u8) -> Vec<Expr> {
-    vec![load_ct(libc::NFT_CT_LABELS as u32), bitwise(&label(bit), &[0; 16]), compare(operator, &[0; 16])]
 }
 
 fn and(mask: u32) -> Expr {

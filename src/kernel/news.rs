@@ -156,9 +156,14 @@ impl News {
         })
     }
 
-    /// Which ports our routes lead through.
-    pub fn lead_through(&mut self, ports: &[u32]) {
-        self.interest.ports = ports.to_vec();
+    /// Which ports our routes lead through; in addition to those of before, while some of these may not be known.
+    pub fn lead_through(&mut self, ports: &[u32], is_all: bool) {
+        if is_all {
+            self.interest.ports.clear();
+        }
+        self.interest.ports.extend(ports);
+        self.interest.ports.sort();
+        self.interest.ports.dedup();
     }
 
     /// Whose news these are from now on.

@@ -6,7 +6,7 @@
 use super::differences::{Cause, Difference};
 use super::encode;
 use super::netlink::{self, Message, NESTED, attributes, flagged_attributes, put, text};
-use crate::plan::nft::{DIGEST, MACS, MARKS, PORTS_AND_MACS, Rule, SYSCTLS, TABLE, TRIAL, Table};
+use crate::plan::nft::{DIGEST, INHERITED, MACS, MARKS, PORTS_AND_MACS, Rule, SYSCTLS, TABLE, TRIAL, Table};
 use crate::policy::Mac;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -187,7 +187,10 @@ impl Ruleset {
             return vec![Difference { line, command, cause: Cause::Nothing }];
         }
         let mut differences: Vec<Difference> = Vec::new();
-        for ((kind, object), how) in self.differing(installed) {
+        let differing = self.differing(installed);
+        // A port that comes or goes changes the record of settings, and with it these rules.
+        let is_recorded = differing.iter().any(|(place, _)| *place == (NEWRULE, SYSCTLS));
+        for ((kind, object), how) in differing {
             let what = self.what((kind, object), installed);
             let content = if matches!(kind, NEWRULE | NEWSETELEM) { "content of " } else { "" };
             let line = format!("table inet {TABLE}: {content}{what} {object} {how}");
@@ -197,8 +200,13 @@ impl Ruleset {
             };
             // Of a chain or a set that is missing, so is the content.
             if differences.iter().all(|known| known.command != command) {
+                let is_of_record = is_recorded && [SYSCTLS, INHERITED, "prerouting"].contains(&object);
                 let is_of_macs = kind == NEWSETELEM && [MACS, PORTS_AND_MACS].contains(&object);
-                let cause = if is_of_macs { Cause::Neighbour } else { Cause::Nothing };
+                let cause = match () {
+                    () if is_of_macs => Cause::Neighbour,
+                    () if is_of_record => Cause::Port,
+                    () => Cause::Nothing,
+                };
                 differences.push(Difference { line, command, cause });
             }
         }

@@ -174,6 +174,11 @@ pub fn read_by(plan: &Plan, routing: &mut Routing) -> Result<Vec<String>, Error>
     Ok(names)
 }
 
+/// The ports of settings.
+pub fn ports_of(settings: &[String]) -> impl Iterator<Item = &str> {
+    settings.iter().filter_map(|name| port_of(name))
+}
+
 const CONF: &str = "net/ipv4/conf/";
 
 /// The port of a setting; `None` for one of the whole namespace.

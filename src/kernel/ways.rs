@@ -3,7 +3,7 @@
 use super::netlink::{Message, Refusal, Socket, attributes, find, put, text, u32_at};
 use super::{Error, refused};
 use crate::plan::transition::Step;
-use crate::plan::ways::{Family, LAST_METRIC, Next, PROTOCOL, Route, Rule, Ways};
+use crate::plan::ways::{Family, LAST_METRIC, Next, PROTOCOL, Route, Rule};
 use crate::policy::{Mac, Name};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use netlink_packet_core::Emitable;
@@ -106,15 +106,13 @@ impl Routing {
         self.get_link(payload, name)
     }
 
-    /// The indexes of the ports that routes lead through, as far as they are there.
-    pub fn ports_of(&mut self, ways: &Ways) -> Result<Vec<u32>, Error> {
-        let mut ports = Vec::new();
-        for route in &ways.routes {
-            if let Next::Gateway { device: Some(name), .. } | Next::Device(name) = &route.next {
-                ports.extend(self.link(name.as_str())?.map(|link| link.index));
-            }
+    /// The indexes of ports, as far as they are there.
+    pub fn indexes_of<'a>(&mut self, names: impl Iterator<Item = &'a str>) -> Result<Vec<u32>, Error> {
+        let mut indexes = Vec::new();
+        for name in names {
+            indexes.extend(self.link(name)?.map(|link| link.index));
         }
-        Ok(ports)
+        Ok(indexes)
     }
 
     pub(super) fn link_at(&mut self, index: u32) -> Result<Option<Link>, Error> {

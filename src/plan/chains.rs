@@ -19,8 +19,8 @@
 
 use super::nft::{
     Base, Chain, DIGEST, Direction, Elements, FWMARK_ACCEPT, FWMARK_REFLECT4, FWMARK_REFLECT6, INBOUND,
-    INHERITED, Key, LABEL_DECIDED, LABEL_LOCAL, LABEL_OUTWARD, MACS, MARKS, OUTBOUND, PORTS_AND_MACS, Rule,
-    SOCKETS, SYSCTLS, Set, State, Statement, Table,
+    INHERITED, Key, LABEL_LOCAL, LABEL_OUTWARD, MACS, MARKS, OUTBOUND, PORTS_AND_MACS, Rule, SOCKETS,
+    SYSCTLS, Set, State, Statement, Table,
 };
 use super::ways::Family;
 use crate::policy::wire::CRC;
@@ -220,10 +220,14 @@ impl Table {
         self.chain(
             "undecided",
             vec![
+                // What another connection announced, and errors about any.
                 vec![CtState(State::Related), Return],
-                vec![Jump("arriving".into())],
-                // Before, its router may have a MAC that is not known yet, and the rules may know it soon.
-                vec![CtAssured, SetCtLabel(LABEL_DECIDED)],
+                vec![CtExpected, Return],
+                vec![CtState(State::New), Goto("arriving".into())],
+                // The rules may have been away when it began, or not have known its router's MAC yet. Other protocols,
+                // whose connections are never assured, would be open to one packet with a made-up source for ever.
+                vec![L4Proto(TCP), Goto("arriving".into())],
+                vec![L4Proto(UDP), Goto("arriving".into())],
             ],
         );
         // Connections that a helper announced (FTP data). An error about one is not its first packet.
@@ -253,8 +257,8 @@ impl Table {
             rules: vec![
                 vec![CtMarkSet(mask), Goto("marked".into())],
                 unmark(mask),
-                // Not by its first packet alone: the rules may have come after that, or have been away.
-                vec![CtDirection(Direction::Original), CtLabelClear(LABEL_DECIDED), Jump("undecided".into())],
+                // Until both ends have answered, and no longer.
+                vec![CtDirection(Direction::Original), CtUnassured, Jump("undecided".into())],
             ],
         });
 

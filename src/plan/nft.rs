@@ -43,8 +43,6 @@ pub const LABEL_LOCAL: u8 = 82;
 /// Conntrack label: opened from inside on behalf of a connection that came in through a router (active FTP
 /// data), so its *original* direction is the one that leaves through the router.
 pub const LABEL_OUTWARD: u8 = 83;
-/// Conntrack label: no path takes it, and that stays so.
-pub const LABEL_DECIDED: u8 = 84;
 
 /// The whole table.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -134,14 +132,12 @@ pub enum Statement {
     CtState(State),
     /// `ct status expected`: announced by a helper.
     CtExpected,
-    /// `ct status assured`: both ends have answered.
-    CtAssured,
+    /// `ct status ! assured`: its ends have not both answered yet.
+    CtUnassured,
     /// `ct direction original` or `reply`
     CtDirection(Direction),
     /// `ct label BIT`
     CtLabel(u8),
-    /// `ct label ! BIT`; also where a connection has no room for labels, as no rule asked for them when it began.
-    CtLabelClear(u8),
     /// `meta l4proto PROTOCOL`
     L4Proto(u8),
     /// `meta nfproto ipv4` or `ipv6`

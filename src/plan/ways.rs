@@ -42,6 +42,16 @@ pub struct Ways {
 }
 
 impl Ways {
+    /// The ports that the routes lead through, as far as they are known.
+    pub fn ports(&self) -> Vec<Name> {
+        let port = |route: &Route| match &route.next {
+            Next::Gateway { device, .. } => device.clone(),
+            Next::Device(name) => Some(name.clone()),
+            Next::Unreachable => None,
+        };
+        self.routes.iter().filter_map(port).collect()
+    }
+
     /// The port by which a table's route reaches a next hop.
     pub fn port_of(&self, family: Family, table: u32, next_hop: IpAddr) -> Option<Name> {
         self.routes.iter().filter(|route| (route.family, route.table) == (family, table)).find_map(|route| {

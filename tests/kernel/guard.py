@@ -345,6 +345,42 @@ def fight_with_flap(bench: Bench) -> None:
             require(deleted < 40, guard.said)
 
 
+@case("guard/port-back-in-a-fight", "")
+@case("guard/named-port-back-in-a-fight", 'device = "eth0"')
+def port_back(bench: Bench, key: str) -> None:
+    """Somebody who takes a rule away again and again does not delay a route that comes back with its port."""
+    image = bench.image(f"{LAN}{key}")
+    with Machine() as host, guarded(host, bench, image) as guard:
+        gives_way = re.compile(r"(left alone for|another attempt in) 8 s")
+        while not gives_way.search(guard.hear()):
+            host.finish("ip", "rule", "del", "fwmark", "2/0xff")
+        host.batch("link set eth0 down")
+        until(lambda: "waiting for ip -4 route add" in guard.hear(), "it to have seen that", guard.hear)
+        began = time.monotonic()
+        host.batch("link set eth0 up")
+        until(lambda: IN_ROUTER2 in table(host, 200), "the route", guard.hear)
+        took = time.monotonic() - began
+        require(took < 4, f"the route was back after {took:.1f} s: {guard.said}")
+
+
+@case("guard/port-made-anew")
+def port_anew(bench: Bench) -> None:
+    """As one that dials in again and again. Its settings and what we recorded of them go and come with it: no fight."""
+    path = LAN.replace(', "fd00::2"', "") + 'device = "eth9"\nonlink = true\nscope = "both"'
+    with Machine() as host:
+        host.sysctl("ipv4/conf/default/rp_filter", 1)
+        anew = ("link add eth9 type veth peer name eth10", "link set eth9 up", "link set eth10 up")
+        host.batch(*anew)
+        with guarded(host, bench, bench.image(path)) as guard:
+            for _ in range(14):
+                host.batch("link del eth9")
+                until(lambda: "via" not in table(host, 200), "the route to go", guard.hear)
+                host.batch(*anew)
+                until(lambda: "via 10.0.0.2 dev eth9" in table(host, 200), "the route", guard.hear)
+            comes_back(host, bench, bench.image(path), guard)
+            require("again and again" not in guard.hear(), guard.said)
+
+
 @case("guard/no-inotify")
 def no_inotify(bench: Bench) -> None:
     """Somebody has used all instances up: all else is guarded. A user namespace has a limit of its own."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import select
 import socket
+import time
 
 import ftp
 import ports
@@ -235,25 +237,33 @@ def wrong_exit(lab: Lab, family: Family) -> None:
         raise AssertionError(f"a reply was counted as gone by router 2: {before}, {lab.carried(2)}")
 
 
-@case("from-before", THROUGH_ROUTER_2)
+@case("from-before", THROUGH_ROUTER_2, ("lan", "homed", "gateway"))
 def from_before(lab: Lab, family: Family) -> None:
-    """The rules were away when the connection began: its next packet is taken for its first."""
+    """The rules were away when it began, and the answer was lost: the next SYN is taken for the first."""
     lab.host.run("nft", "delete", "table", "inet", "returnpath")
+    lab.routers[1].nft("table inet gone { chain forward { type filter hook forward priority 0; policy drop; }; }")
+    lab.server.sysctl({"ipv4/tcp_synack_retries": 0})  # the client tries again, and nobody else
+    port = ports.WEB_BEHIND if lab.layout.gateway else ports.WEB
     with (
-        traffic.listen(lab.server, family, ports.UDP, socket.SOCK_DGRAM, answering_address(lab, family, 2)) as server,
-        to(lab, family, ports.UDP).open(socket.SOCK_DGRAM) as caller,
+        traffic.listen(lab.server, family, port, socket.SOCK_STREAM) as server,
+        to(lab, family, ports.WEB).open(socket.SOCK_STREAM) as caller,
     ):
-        caller.connect((PUBLIC[2][family], ports.UDP))
-        caller.send(b"question")
-        server.sendto(*server.recvfrom(64))  # by whichever way
+        with lab.watched() as tally:
+            caller.setblocking(False)
+            caller.connect_ex((PUBLIC[2][family], ports.WEB))
+            time.sleep(0.3)
+        if not tally.replies(1, "tcp", family).packets:
+            raise AssertionError(f"the answer should have gone by router 1; {tally}")
         lab.apply(lab.layout.policy())
-        with returned(lab, family, "udp", EXCHANGES, exactly=True):
-            for number in range(EXCHANGES):
-                question = f"question {number}".encode()
-                caller.send(question)
-                server.sendto(*server.recvfrom(64))
-                while caller.recv(64) != question:
-                    pass  # the answer to the first one
+        with returned(lab, family, "tcp", 3):
+            caller.settimeout(traffic.SECONDS)
+            select.select([], [caller], [], traffic.SECONDS)
+            caller.send(b"question")
+            answerer, _ = server.accept()
+            with answerer:
+                answerer.sendall(answerer.recv(64))
+                if caller.recv(64) != b"question":
+                    raise AssertionError("another answer")
 
 
 @case("syn-cookies", THROUGH_ROUTER_2, ("lan", "homed", "tunnel"))
