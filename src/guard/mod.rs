@@ -264,7 +264,7 @@ impl Guard<'_> {
         if let Err(error) = self.news.watch_settings(&installed.settings) {
             self.trouble(Level::Error, &error.to_string());
         }
-        self.due = Some(Instant::now());
+        self.due = Some(self.paused_until.max(Instant::now())); // it would put back all else as well
     }
 
     /// After it has stood aside.

@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from case import Bench, case, require, same, until
@@ -303,16 +303,22 @@ def only_one(bench: Bench) -> None:
         same(before, snapshot(host), "after a refused remove")
 
 
+def taken_until(host: Machine, guard: Service, words: str, meanwhile: Callable[[], None] = lambda: None) -> int:
+    """Somebody deletes our rule until the guard gives way in such words; how often there was one to delete."""
+    deleted = 0
+    while not re.search(words, guard.hear()):
+        deleted += host.finish("ip", "rule", "del", "fwmark", "2/0xff").returncode == 0
+        meanwhile()
+        require(deleted < 200, guard.said)
+    return deleted
+
+
 @case("guard/fight")
 def fight(bench: Bench) -> None:
     """Somebody who takes the same away again and again is named, and left more and more time; then it is put back."""
     image = bench.image(LAN)
     with Machine() as host, guarded(host, bench, image) as guard:
-        deleted = 0
-        gives_way = re.compile(r"it was .*process \d+.*(left alone for|another attempt in) 1 s")
-        while not gives_way.search(guard.hear()):
-            deleted += host.finish("ip", "rule", "del", "fwmark", "2/0xff").returncode == 0
-            require(deleted < 200, guard.said)
+        deleted = taken_until(host, guard, r"it was .*process \d+.*(left alone for|another attempt in) 1 s")
         require(deleted >= 10, f"it gave way after {deleted}")
         comes_back(host, bench, image, guard)
 
@@ -323,12 +329,9 @@ def fight_beside(bench: Bench) -> None:
     image = bench.image(LAN)
     with Machine() as host, guarded(host, bench, image) as guard:
         host.batch("link add other type veth peer name another")
-        deleted = 0
-        gives_way = re.compile(r"(left alone for|another attempt in) [2-9] s")
-        while not gives_way.search(guard.hear()):
-            host.batch("link set other mtu 1400", "link set other mtu 1401")
-            deleted += host.finish("ip", "rule", "del", "fwmark", "2/0xff").returncode == 0
-            require(deleted < 40, guard.said)
+        change = lambda: host.batch("link set other mtu 1400", "link set other mtu 1401")  # noqa: E731
+        deleted = taken_until(host, guard, r"(left alone for|another attempt in) [2-9] s", change)
+        require(deleted < 40, f"it gave way after {deleted}: {guard.said}")
 
 
 @case("guard/fight-with-a-flap")
@@ -336,13 +339,13 @@ def fight_with_flap(bench: Bench) -> None:
     """A port of ours that goes down takes a route with it, and no rule."""
     image = bench.image(LAN)
     with Machine() as host, guarded(host, bench, image) as guard:
-        deleted = 0
-        gives_way = re.compile(r"ip -4 rule add.*(left alone for|another attempt in) 1 s")
-        while not gives_way.search(guard.hear()):
-            deleted += host.finish("ip", "rule", "del", "fwmark", "2/0xff").returncode == 0
+
+        def change() -> None:
             host.batch("link set eth0 mtu 1400", "link set eth0 mtu 1500")
-            until(lambda: is_whole(host, bench, image), "the rule", guard.hear)
-            require(deleted < 40, guard.said)
+            comes_back(host, bench, image, guard)
+
+        deleted = taken_until(host, guard, r"ip -4 rule add.*(left alone for|another attempt in) 1 s", change)
+        require(deleted < 40, f"it gave way after {deleted}: {guard.said}")
 
 
 @case("guard/port-back-in-a-fight", "")
@@ -351,9 +354,9 @@ def port_back(bench: Bench, key: str) -> None:
     """Somebody who takes a rule away again and again does not delay a route that comes back with its port."""
     image = bench.image(f"{LAN}{key}")
     with Machine() as host, guarded(host, bench, image) as guard:
-        gives_way = re.compile(r"(left alone for|another attempt in) 8 s")
-        while not gives_way.search(guard.hear()):
-            host.finish("ip", "rule", "del", "fwmark", "2/0xff")
+        began = time.monotonic()
+        taken_until(host, guard, r"(left alone for|another attempt in) 8 s")
+        require(time.monotonic() - began > 1 + 2 + 4, f"it did not wait: {guard.said}")
         host.batch("link set eth0 down")
         until(lambda: "waiting for ip -4 route add" in guard.hear(), "it to have seen that", guard.hear)
         began = time.monotonic()
