@@ -393,12 +393,13 @@ def no_inotify(bench: Bench) -> None:
         ip link add eth0 type veth peer name eth1; ip link set eth0 up; ip link set eth1 up
         ip address add 10.0.0.10/24 dev eth0 && ip address add fd00::10/64 dev eth0 nodad
         {bench.programs.firmware} guard --policy {image} 2>&1 & guard=$!
-        whole() {{ until {bench.programs.firmware} status --policy {image} >/dev/null 2>&1; do sleep 0.05; done; }}
+        trap 'kill $guard' TERM
+        whole() {{ until {bench.programs.firmware} status --policy {image} >/dev/null 2>&1; do sleep 0.05 & wait $!; done; }}
         whole; ip rule del fwmark 2/0xff; whole
         kill $guard; wait $guard; echo "ended $?"
     """
     with Machine() as host:
-        done = host.finish("unshare", "--user", "--map-root-user", "--net", "timeout", "60", "sh", "-c", script)
+        done = host.finish("unshare", "--user", "--map-root-user", "--net", "timeout", "20", "sh", "-c", script)
     require("raise fs.inotify.max_user_instances" in done.stdout, f"{done.stdout}{done.stderr}")
     require("put back: missing: ip -4 rule add" in done.stdout and "ended 0" in done.stdout, done.stdout)
 
