@@ -394,7 +394,8 @@ def no_inotify(bench: Bench) -> None:
         ip address add 10.0.0.10/24 dev eth0 && ip address add fd00::10/64 dev eth0 nodad
         {bench.programs.firmware} guard --policy {image} 2>&1 & guard=$!
         trap 'kill $guard' TERM
-        whole() {{ until {bench.programs.firmware} status --policy {image} >/dev/null 2>&1; do sleep 0.05 & wait $!; done; }}
+        is_whole() {{ {bench.programs.firmware} status --policy {image} >/dev/null 2>&1; }}
+        whole() {{ until is_whole; do sleep 0.05 & wait $!; done; }}
         whole; ip rule del fwmark 2/0xff; whole
         kill $guard; wait $guard; echo "ended $?"
     """

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import gate
 import policies
-from case import STATE, Bench, bystanders, case, require, rules_in_any_order, same, unchanged, without_handles
+from case import STATE, Bench, bystanders, case, require, rules_in_any_order, same, unchanged, until, without_handles
 from machine import Machine, command, difference, for_policy, snapshot
 from policies import UPDATES
 
@@ -291,17 +291,27 @@ def remove_keeps_foreign(bench: Bench) -> None:
 @case("remove/port-flapped", "link set eth1 down", "link set eth1 up")
 @case("remove/port-renamed", "link set eth1 down", "link set eth1 name lan1", "link set lan1 up")
 def remove_after_port(bench: Bench, *lines: str) -> None:
+    name = "lan1" if "lan1" in lines[-1] else "eth1"
+
+    def happen(machine: Machine) -> None:
+        machine.batch(*lines)
+        routes = lambda: machine.run("ip", "-6", "route", "show", "table", "all")  # noqa: E731
+        has_settled = {  # the kernel does the rest a moment later
+            "up": lambda shown: f"local fe80::ff:fe00:1 dev {name} " in shown and "linkdown" not in shown,
+            "down": lambda shown: "linkdown" in shown,
+        }.get(lines[-1].split()[-1], lambda _: True)
+        until(lambda: has_settled(routes()), f"both ends of {name} to settle", routes)
+
     host, _ = with_bystanders(bench)
     with host:
         bench.apply(host, bench.image(UPDATES["base"]))
-        host.batch(*lines)
+        happen(host)
         bench.remove(host)
         found = snapshot(host)
     expected, _ = with_bystanders(bench)
     with expected:
-        expected.batch(*lines)
+        happen(expected)
         wanted = snapshot(expected)
-    name = "lan1" if "lan1" in lines[-1] else "eth1"
     for state in (wanted, found):  # of a new name the kernel makes new settings: what they were has no record
         for path in [path for path in state if f"/{name}/" in path and name == "lan1"]:
             del state[path]
