@@ -204,8 +204,7 @@ impl Guard<'_> {
     /// Says what has been put back, and how long it has to wait the next time.
     fn tell_of(&mut self, differences: &[Difference], heard: &Heard) {
         // A new MAC is told of by its own line.
-        let of_itself = |cause| heard.is_flap && differences.iter().all(|one| one.cause == cause);
-        if of_itself(Cause::Neighbour) {
+        if heard.is_flap && differences.iter().all(|one| one.cause == Cause::Neighbour) {
             return;
         }
         let is_taken = |one: &&Difference| !heard.is_flap || one.cause == Cause::Nothing;

@@ -320,8 +320,6 @@ def remove_after_port(bench: Bench, *lines: str) -> None:
 
 # names of tables
 
-NAMES = "/etc/iproute2/rt_tables.d/returnpath.conf"
-
 
 @case("names/apply-and-remove")
 def names(bench: Bench) -> None:

@@ -163,3 +163,18 @@ def documented(command: str) -> set[str]:
     section = pages.split(f"\n# returnpath-{command}\n")[1].split("\n# ")[0].split("\n## JSON\n")[1].split("\n## ")[0]
     rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("|")]
     return {key for row in rows for key in re.findall("`([^`]+)`", row)}
+
+
+@contextlib.contextmanager
+def asking(network: Network) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """The client's socket, which asks udp/53 of the host, and the host's, which can answer as often as it likes."""
+    with network.host.inside():
+        server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        server.bind((HOST[0], 53))
+    server.settimeout(10)
+    with network.far.inside():
+        caller = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        caller.bind((CLIENT[0], 0))
+        caller.connect((HOST[0], 53))
+    with server, caller:
+        yield caller, server

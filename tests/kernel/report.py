@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import re
-import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import gate
 from case import Bench, case, require, until
 from machine import Machine
-from network import CLIENT, HOST, MAC, POLICY, ROUTER, Network, applied, documented, keys
+from network import HOST, MAC, POLICY, ROUTER, Network, applied, asking, documented, keys
 
 GET_NEIGHBOUR, GET_CONNECTIONS = 30, 0x101
 
@@ -100,14 +99,8 @@ def astray(bench: Bench) -> None:
     with Network() as network, network.host.inside():
         host = network.host
         bench.apply(host, image)
-        server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        server.bind((HOST[0], 53))
-        server.settimeout(10)
-        with network.far.inside():
-            caller = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        with server, caller:
-            caller.bind((CLIENT[0], 0))
-            caller.sendto(b"question", (HOST[0], 53))
+        with asking(network) as (caller, server):
+            caller.send(b"question")
             _, client = server.recvfrom(64)
             server.sendto(b"answer", client)
             path = status(bench, host, image)[1]["paths"][0]

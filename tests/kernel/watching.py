@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from case import Bench, case, require, until
 from machine import Machine
-from network import CLIENT, HOST, POLICY, ROUTER, Network, applied, documented, keys
+from network import CLIENT, HOST, POLICY, ROUTER, Network, applied, asking, documented, keys
 
 WATCHING = 7  # the groups of a socket that hears of connections
 
@@ -151,26 +151,18 @@ def marked_later(bench: Bench) -> None:
         host = network.host
         host.run("nft", "add table inet track; add chain inet track x { type filter hook prerouting priority 0; }; "
                  "add rule inet track x ct state new accept")  # fmt: skip
-        with watching(bench, host, image) as watch, host.inside():
-            server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            server.bind((HOST[0], 53))
-            server.settimeout(10)
-            with network.far.inside():
-                caller = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            with server, caller:
-                caller.bind((CLIENT[0], 0))
-                caller.connect((HOST[0], 53))
-                caller.send(b"before")
-                server.recv(64)
-                bench.apply(host, image)
-                for number in range(3):
-                    caller.send(b"after")
-                    _, client = server.recvfrom(64)
-                    if number:
-                        server.sendto(b"answer", client)
-                network.udp(HOST[1])
-                lines = [words(line) for line in watch.says(2)]
-                require(lines[0] == f"taken router2 udp {CLIENT[0]}:{client[1]} → {HOST[0]}:53", lines)
+        with watching(bench, host, image) as watch, asking(network) as (caller, server):
+            caller.send(b"before")
+            server.recv(64)
+            bench.apply(host, image)
+            for number in range(3):
+                caller.send(b"after")
+                _, client = server.recvfrom(64)
+                if number:
+                    server.sendto(b"answer", client)
+            network.udp(HOST[1])
+            lines = [words(line) for line in watch.says(2)]
+            require(lines[0] == f"taken router2 udp {CLIENT[0]}:{client[1]} → {HOST[0]}:53", lines)
 
 
 @case("report/watch-without-accounting")
