@@ -213,8 +213,7 @@ pub(super) fn install_by(
     let mut differences = target.differences(before);
     differences.extend(needs.differences());
     if !differences.is_empty() {
-        let warnings =
-            preflight::before(early, policy, &plan, before.table.is_empty(), foreign, &mut journal.routing)?;
+        let warnings = preflight::before(early, policy, &plan, foreign, &mut journal.routing)?;
         // Until the last of them is put back, the table remembers all that was ever changed.
         let whole = match needs.returns.is_empty() {
             true => target.table.clone(),
@@ -231,7 +230,13 @@ pub(super) fn install_by(
                 differences = target.differences(before); // without what could not be had
                 differences.extend(needs.differences());
             }
-            Err(error) => return Err(journal.undo(error, &before.ways)),
+            Err(error) => {
+                let mut error = journal.undo(error, &before.ways);
+                // A table of ours that was there has shown that the kernel takes one.
+                let is_first = early == Early::Refuse && before.table.is_empty() && !error.is_lost;
+                error.line = is_first.then(|| preflight::lacking(policy)).flatten().unwrap_or(error.line);
+                return Err(error);
+            }
         }
         flush_route_cache(&target.ways, journal);
         preflight::log(&warnings);

@@ -59,6 +59,15 @@ impl Routing {
     /// The port on whose link the kernel finds an address, without any mark. `None` where there is none, or another
     /// router is between: adding a route through it will be refused, with the kernel's own reason.
     pub fn port_towards(&mut self, gateway: IpAddr) -> Result<Option<Name>, Error> {
+        if let Some((_, port)) = self.towards.iter().find(|(known, _)| *known == gateway) {
+            return Ok(port.clone());
+        }
+        let port = self.find_port_towards(gateway)?;
+        self.towards.push((gateway, port.clone()));
+        Ok(port)
+    }
+
+    fn find_port_towards(&mut self, gateway: IpAddr) -> Result<Option<Name>, Error> {
         let Some(way) = self.way_to(gateway, None) else { return Ok(None) };
         if way.is_local() {
             return Err(Error::new(format!(

@@ -6,6 +6,7 @@ use super::differences::{Cause, Difference};
 use super::ways::Routing;
 use crate::plan::nft::{FWMARK_ACCEPT, FWMARK_REFLECT4, FWMARK_REFLECT6};
 use crate::plan::{Plan, Port, Sysctl};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -83,17 +84,17 @@ impl Needs {
     /// What `plan` needs, given the settings that have been `recorded` already.
     pub fn new(plan: &Plan, recorded: Vec<Setting>, routing: &mut Routing) -> Result<Needs, Error> {
         let mut needs = Needs::default();
-        let mut rest = recorded;
+        let (mut rest, mut seen) = (recorded, BTreeSet::new());
         let mut is_all_known = true;
         for sysctl in &plan.sysctls {
             let Some(name) = name(sysctl, routing)? else {
                 is_all_known = false;
                 continue;
             };
-            let Some(to) = wanted(sysctl, &name, &rest)? else { continue };
-            if needs.record.iter().any(|setting| setting.name == name) {
-                continue;
+            if !seen.insert(name.clone()) {
+                continue; // of a path by the same port
             }
+            let Some(to) = wanted(sysctl, &name, &rest)? else { continue };
             let at = rest.iter().position(|setting| setting.name == name);
             needs.record.extend(at.map(|at| rest.remove(at)));
             match (read(&name)?, sysctl) {
@@ -198,16 +199,16 @@ fn reverse_path(setting: &str) -> Result<Option<u32>, Error> {
 /// now are taken to have had the one that ports and namespaces are made with.
 pub fn presume(plan: &Plan, routing: &mut Routing) -> Result<Vec<Setting>, Error> {
     let made_with = |setting: &str| read(&format!("{CONF}default/{setting}"));
-    let mut record: Vec<Setting> = Vec::new();
+    let (mut record, mut seen) = (Vec::new(), BTreeSet::new());
     for sysctl in &plan.sysctls {
-        let Some(name) = name(sysctl, routing)? else { continue };
+        let Some(name) = name(sysctl, routing)?.filter(|name| seen.insert(name.clone())) else { continue };
         let before = match sysctl {
             Sysctl::Namespace(_) => Some(0),
             Sysctl::SourceValidMark(_) => made_with("src_valid_mark")?,
             Sysctl::LooseReversePath(_) => made_with("rp_filter")?,
         };
         let is_changed = read(&name)? == Some(ours(&name)) && before != Some(ours(&name));
-        if let (true, Some(before), false) = (is_changed, before, record.iter().any(|s| s.name == name)) {
+        if let (true, Some(before)) = (is_changed, before) {
             log::warn!("{name}: our record of it is lost; taken to have been {before}");
             record.push(Setting { name, before });
         }

@@ -68,6 +68,8 @@ pub struct Link {
 pub struct Routing {
     pub(super) socket: Socket,
     links: Vec<Link>, // those asked for so far
+    /// The ports of the gateways asked for so far.
+    pub(super) towards: Vec<(IpAddr, Option<Name>)>,
     /// While addresses are awaited, a wider route that happens to be there, as by a tunnel, is not taken for the gateway's
     /// link.
     pub only_connected: bool,
@@ -93,7 +95,7 @@ impl Routing {
     pub fn open() -> Result<Routing, Error> {
         let socket = Socket::open(mnl::Bus::Route)
             .map_err(|e| Error::new(format!("routing socket: {e}; is CONFIG_NET there?")))?;
-        Ok(Routing { socket, links: Vec::new(), only_connected: false })
+        Ok(Routing { socket, links: Vec::new(), towards: Vec::new(), only_connected: false })
     }
 
     /// The port of a name; `None` where there is none.

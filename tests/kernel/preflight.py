@@ -346,7 +346,7 @@ def renaming(old: bytes, new: bytes, ends: list[gate.Call]):  # noqa: ANN201
 @case("preflight/kernel-feature/log", b"log", b"lox", "CONFIG_NFT_LOG")
 @case("preflight/kernel-feature/ct", b"ct", b"cx", "CONFIG_NFT_CT")
 def features(bench: Bench, old: bytes, new: bytes, option: str) -> None:
-    """An expression that the kernel has not is named before anything is changed."""
+    """An expression that the kernel has not is named: by a batch that is not carried out, or that the kernel refuses."""
     image = bench.image(ROUTER2 + "log = true\n")
     ends: list[gate.Call] = []
     with Machine() as host:
@@ -356,9 +356,9 @@ def features(bench: Bench, old: bytes, new: bytes, option: str) -> None:
         found = json.loads(done.stdout)["findings"]
         require(done.code == 4 and codes(found) == ["kernel-feature"], f"exit {done.code}: {found}")
         require(found[0]["line"].startswith(f"{option}: the kernel is without it"), f"{option}: {found}")
+        require(not ends, "`check` sent a batch whole")
         done = host.gated(bench.programs.apply(image), ["sendto"], renaming(old, new, ends))
         require(done.code == 4 and option in one_line(done.stderr), f"exit {done.code}: {done.stderr}")
-        require(not ends, "a batch was sent whole")
         unchanged(host, before, "after the refusal")
 
 

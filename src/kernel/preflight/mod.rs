@@ -70,17 +70,21 @@ pub fn before(
     early: Early,
     policy: &Policy,
     plan: &Plan,
-    is_first: bool,
     foreign: &[ForeignRule],
     routing: &mut Routing,
 ) -> Result<Vec<Finding>, Error> {
     match early {
-        // At boot time is short, and the kernel says itself what it lacks.
-        Early::Refuse | Early::Await => {
-            heed(look(policy, plan, is_first && early == Early::Refuse, foreign, routing), false)
-        }
+        // What the kernel lacks is asked where it has refused something (`lacking`): a batch that is not carried out
+        // costs a grace period of its, which is ten times an `apply`.
+        Early::Refuse | Early::Await => heed(look(policy, plan, false, foreign, routing), false),
         Early::Complete | Early::Keep => Ok(Vec::new()),
     }
+}
+
+/// What the kernel lacks for a policy, if it lacks something.
+pub fn lacking(policy: &Policy) -> Option<String> {
+    let found = features::findings(&Plan::new(policy)).unwrap_or_default();
+    heed(found, true).err().map(|error| error.line)
 }
 
 /// Looks at what is there, without changing it. `is_first`: no table of ours has shown yet that the kernel takes one.
