@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,11 +84,9 @@ def run(chosen: Sequence[Subject], kinds: Sequence[Traffic], measuring: Measurin
             stack.callback(lab.close)
             subject.install(lab.host)
             if subject.mark:
-                prove(program, subject, lab, [kind for kind in kinds if kind.is_marked])
+                prove(program, subject, lab, [kind for kind in kinds if pertains(kind, subject)])
             labs.append((subject, lab))
-        pairs = [
-            (subject, lab, kind) for subject, lab in labs for kind in kinds if kind.is_marked or not subject.takes_all
-        ]
+        pairs = [(subject, lab, kind) for subject, lab in labs for kind in kinds if pertains(kind, subject)]
         lines = "".join(lab.pair(kind) for _, lab, kind in pairs)
         numbers = (measuring.processor, measuring.rounds, int(measuring.milliseconds * 1e6), measuring.seed)
         arguments = (program, *map(str, (*numbers, measuring.seconds)))
@@ -98,16 +96,23 @@ def run(chosen: Sequence[Subject], kinds: Sequence[Traffic], measuring: Measurin
 
 
 def prove(program: str, subject: Subject, lab: Lab, kinds: Iterable[Traffic]) -> None:
-    """The connections of the used path have its mark, and their answers need no way but its table."""
+    """The connections of the used path have its mark, and their answers need no way but its table; others have none."""
     for kind in kinds:
-        with lab.no_way_but(subject):
+        with lab.no_way_but(subject) if kind.is_marked else nullcontext():
             arguments = (program, "0", "0", "1", "1", "0")
             done = subprocess.run(arguments, input=lab.pair(kind), capture_output=True, text=True, check=False)
         if done.returncode:
-            raise Broken(f"{subject}: {kind}: no answer by its table: {done.stderr.strip()}")
+            raise Broken(
+                f"{subject}: {kind}: no answer{' by its table' if kind.is_marked else ''}: {done.stderr.strip()}"
+            )
         marks = {mark & subject.mask for mark in lab.connection_marks(kind)}
-        if marks != {subject.mark}:
-            raise Broken(f"{subject}: {kind}: connections have the marks {marks}, not {subject.mark:#x}")
+        right = subject.mark if kind.is_marked else 0
+        if marks != {right}:
+            raise Broken(f"{subject}: {kind}: connections have the marks {marks}, not {right}")
+
+
+def pertains(kind: Traffic, subject: Subject) -> bool:
+    return kind.is_marked or not subject.takes_all
 
 
 def base_of(figures: Figures, kind: Traffic) -> list[float]:

@@ -40,11 +40,15 @@ class _Measured:
         for kind, limit in ((TCP, 0.25), (UDP, 1.0), (UDP_FORWARDED, 1.0)):
             for recipe in RECIPES:
                 if self.has(kind, one, (recipe, 1)):
-                    text = f"{kind}: adds, to what the {recipe}, adds"
+                    text = f"{kind}: adds, to what is added by the {recipe}"
                     yield text, limit, ratio(self.added(*one, kind), self.added(recipe, 1, kind))
-        if self.has(UDP_FORWARDED, one, (WAYS, 0)):
-            alone = self.added(WAYS, 0, UDP_FORWARDED)
-            yield f"{UDP_FORWARDED}: adds, to what {WAYS} add", 1.35, ratio(self.added(*one, UDP_FORWARDED), alone)
+        if self.has(UDP_FORWARDED, one, (WAYS, 1)):
+            alone = self.added(WAYS, 1, UDP_FORWARDED)
+            yield (
+                f"{UDP_FORWARDED}: adds, to what is added by {WAYS}",
+                1.35,
+                ratio(self.added(*one, UDP_FORWARDED), alone),
+            )
         kinds = dict.fromkeys(kind for _, _, kind in self.whole)
         for kind in kinds:
             if self.has(kind, one, most):

@@ -95,9 +95,9 @@ def mwan3(paths: int) -> Subject:
         ways = []
         for path in range(1, paths + 1):
             marked = f"fwmark {path << 8:#x}/{mask:#x}"
-            ways += table_of(path)
-            ways.append(f"rule add iif {port(path, paths)} lookup {path} priority {1000 + path}")
-            ways.append(f"rule add {marked} lookup {path} priority {2000 + path}")
+            ways += table_of(1000 + path)  # mwan3 has table 1 and so on, which with 254 paths would be the main one
+            ways.append(f"rule add iif {port(path, paths)} lookup {1000 + path} priority {1000 + path}")
+            ways.append(f"rule add {marked} lookup {1000 + path} priority {2000 + path}")
             ways.append(f"rule add {marked} unreachable priority {3000 + path}")
         last = mask >> 8
         ways.append(f"rule add fwmark {last - 2 << 8:#x}/{mask:#x} blackhole priority {2000 + last - 2}")

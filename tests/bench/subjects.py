@@ -77,10 +77,18 @@ def hooks(*bases: str) -> Install:
     return nft(f"{TRACKING}\ntable inet hooks {{\n{chains}}}")
 
 
-def ways(host: Namespace) -> None:
-    """Rule and table without marks: what any policy routing pays."""
-    host.nft(TRACKING)
-    host.ip(f"route add default via {ROUTER} table 1000", "rule add fwmark 1/0xffff lookup 1000 priority 1000")
+def ways_alone(paths: int) -> Subject:
+    """Rules and tables without marks: what any policy routing pays."""
+
+    def install(host: Namespace) -> None:
+        lines = []
+        for path in range(1, paths + 1):
+            lines.append(f"route add default via {ROUTER} table {1000 + path}")
+            lines.append(f"rule add fwmark {path}/0xffff lookup {1000 + path} priority {1000 + path}")
+        host.nft(TRACKING)
+        host.ip(*lines)
+
+    return Subject(WAYS, install, paths)
 
 
 def many(base: str, rule: str) -> Install:
@@ -97,13 +105,9 @@ def base(name: str = BASE) -> Subject:
     return Subject(name, nft(TRACKING))
 
 
-def ways_alone() -> Subject:
-    return Subject(WAYS, ways)
-
-
 def subjects(board: str, path_counts: Sequence[int]) -> list[Subject]:
     """What the table is made of."""
-    found = [base(), base(NOISE), ways_alone()]
+    found = [base(), base(NOISE), *map(ways_alone, sorted({1, max(path_counts)}))]
     for make in (partial(returnpath, board), recipe, partial(recipe, tool="iptables-legacy"), mwan3, shorewall):
         found += [make(paths=paths) for paths in path_counts]
     return found

@@ -68,12 +68,18 @@ static struct sockaddr_in at(const char *address, int port) {
     return to;
 }
 
+/* A packet that goes astray ends the program, some time. */
+static void be_patient(int fd) {
+    struct timeval patience = {.tv_sec = 5};
+    if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience)) die("SO_RCVTIMEO");
+    if (setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience)) die("SO_SNDTIMEO");
+}
+
 static int make(const char *namespace, int type, struct sockaddr_in address) {
     close(enter(namespace));
     int one = 1, fd = socket(AF_INET, type | SOCK_CLOEXEC, 0);
-    struct timeval patience = {.tv_sec = 5};
     if (fd < 0) die("socket");
-    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    be_patient(fd);
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
     if (bind(fd, (struct sockaddr *)&address, sizeof address)) die("bind");
     return fd;
@@ -93,6 +99,7 @@ static void connect_anew(struct pair *pair, long count) {
     while (count--) {
         int client = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
         if (client < 0) die("socket");
+        be_patient(client);
         setsockopt(client, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);
         if (setsockopt(client, SOL_SOCKET, SO_LINGER, &reset, sizeof reset)) die("SO_LINGER");
         if (bind(client, (struct sockaddr *)&pair->from, sizeof pair->from)) die("bind");
