@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Sequence
+from functools import partial
 
-from lab import ROUTER, ROUTER_MAC
+from lab import ROUTER, ROUTER_MAC, Install, Subject
 from netns import Namespace
+from peers import mwan3, other_mac, recipe, shorewall
 
-Install = Callable[[Namespace], None]
 BASE = "conntrack alone"  # what all others are compared with
+NOISE = f"{BASE}, again"
+WAYS = "ip rule and table alone"
 TRACKING = "table inet tracking { chain nowhere { ct state new; }; }"
 PREROUTING, OUTPUT = "filter hook prerouting priority -95", "route hook output priority -150"
 POSTROUTING, INPUT = "filter hook postrouting priority 1000", "filter hook input priority 1000"
@@ -30,7 +33,7 @@ def policy(paths: int) -> str:
     text = 'mark_mask = 0xffff\nlocal_networks = ["10.0.0.0/24"]\n'
     for number in range(paths):
         used = number == paths - 1
-        mac = ROUTER_MAC if used else f"02:00:00:01:{number >> 8:02x}:{number & 255:02x}"
+        mac = ROUTER_MAC if used else other_mac(number)
         gateway = ROUTER if used else f"10.0.0.{11 + number % 200}"
         text += (
             f'[paths.p{number}]\nmark = {number + 1}\ntable = {1000 + number}\ngateways = ["{gateway}"]\n'
@@ -74,10 +77,18 @@ def hooks(*bases: str) -> Install:
     return nft(f"{TRACKING}\ntable inet hooks {{\n{chains}}}")
 
 
-def ways(host: Namespace) -> None:
-    """Rule and table without marks: what any policy routing pays."""
-    host.nft(TRACKING)
-    host.ip(f"route add default via {ROUTER} table 1000", "rule add fwmark 1/0xffff lookup 1000 priority 1000")
+def ways_alone(paths: int) -> Subject:
+    """Rules and tables without marks: what any policy routing pays."""
+
+    def install(host: Namespace) -> None:
+        lines = []
+        for path in range(1, paths + 1):
+            lines.append(f"route add default via {ROUTER} table {1000 + path}")
+            lines.append(f"rule add fwmark {path}/0xffff lookup {1000 + path} priority {1000 + path}")
+        host.nft(TRACKING)
+        host.ip(*lines)
+
+    return Subject(WAYS, install, paths)
 
 
 def many(base: str, rule: str) -> Install:
@@ -86,59 +97,37 @@ def many(base: str, rule: str) -> Install:
     return nft(f"{TRACKING}\ntable inet many {{\n{OBJECTS}\nchain many {{ type {base};\n{rules}\n}}\n}}")
 
 
-def recipe(paths: int = 1, tool: str = "iptables-nft") -> Install:
-    """The classic recipe, as far as it has to be put right: restored first, so that what is saved is never 0."""
-
-    def install(host: Namespace) -> None:
-        lines = []
-        for mark in range(1, paths + 1):
-            lines += [
-                f"route add 10.1.0.0/24 dev inner table {1000 + mark}",
-                f"route add 10.0.0.0/24 dev outer table {1000 + mark}",
-                f"route add default via {ROUTER} table {1000 + mark}",
-                f"rule add fwmark {mark} lookup {1000 + mark}",
-            ]
-        host.ip(*lines)
-        rules = ["*mangle", "-A PREROUTING -j CONNMARK --restore-mark"]
-        for mark in range(1, paths + 1):
-            mac = ROUTER_MAC if mark == paths else f"02:00:00:01:{mark >> 8:02x}:{mark & 255:02x}"
-            for protocol in ("tcp", "udp"):
-                rules.append(
-                    f"-A PREROUTING -p {protocol} --dport 80 -m state --state NEW -m mac --mac-source {mac} "
-                    f"! -s 10.0.0.0/24 -j MARK --set-mark {mark}"
-                )
-        rules += ["-A PREROUTING -j CONNMARK --save-mark", "-A OUTPUT -j CONNMARK --restore-mark", "COMMIT", ""]
-        host.run(f"{tool}-restore", stdin="\n".join(rules))
-
-    return install
+def returnpath(board: str, paths: int, name: str = "returnpath") -> Subject:
+    return Subject(name, Plan.of(board, policy(paths)), paths, mark=paths)
 
 
-def subjects(board: str, before: str | None) -> dict[str, Install]:
-    """By name; `before` is another build of returnpath-board, to compare with."""
-    one = Plan.of(board, policy(1))
-    found: dict[str, Install] = {
-        BASE: nft(TRACKING),
-        f"{BASE}, again": nft(TRACKING),  # what is noise
-        "ip rule and table alone": ways,
-        "hooks: prerouting, output": hooks(PREROUTING, OUTPUT),
-        "hooks: those, postrouting, input": hooks(PREROUTING, OUTPUT, POSTROUTING, INPUT),
-        "recipe, iptables-nft": recipe(),
-        "recipe, iptables-legacy": recipe(tool="iptables-legacy"),
-        "returnpath": one,
-        "returnpath, 255 paths": Plan.of(board, policy(255)),
-        "returnpath without postrouting": one.without("postrouting"),
-        "returnpath without counters": one.without("postrouting").uncounted(),
-        "returnpath without input": one.without("input"),
-    }
-    if before:
-        found["before"] = Plan.of(before, policy(1))
-        found["before, 255 paths"] = Plan.of(before, policy(255))
+def base(name: str = BASE) -> Subject:
+    return Subject(name, nft(TRACKING))
+
+
+def subjects(board: str, path_counts: Sequence[int]) -> list[Subject]:
+    """What the table is made of."""
+    found = [base(), base(NOISE), *map(ways_alone, sorted({1, max(path_counts)}))]
+    for make in (partial(returnpath, board), recipe, partial(recipe, tool="iptables-legacy"), mwan3, shorewall):
+        found += [make(paths=paths) for paths in path_counts]
     return found
 
 
-def expressions() -> dict[str, Install]:
+def details(board: str) -> list[Subject]:
+    """Where the nanoseconds of one path go."""
+    one = Plan.of(board, policy(1))
+    return [
+        Subject("hooks: prerouting, output", hooks(PREROUTING, OUTPUT)),
+        Subject("hooks: those, postrouting, input", hooks(PREROUTING, OUTPUT, POSTROUTING, INPUT)),
+        Subject("returnpath without postrouting", one.without("postrouting"), 1, mark=1),
+        Subject("returnpath without counters", one.without("postrouting").uncounted(), 1, mark=1),
+        Subject("returnpath without input", one.without("input"), 1, mark=1),
+    ]
+
+
+def expressions() -> list[Subject]:
     """What a rule costs, ten times over, against its hook alone. No packet here has a mark."""
-    found = {BASE: many(PREROUTING, ""), f"{BASE}, again": many(PREROUTING, "")}
+    found = [Subject(name, many(PREROUTING, "")) for name in (BASE, NOISE)]
     for rule in (
         "meta mark & 0xff != 0",
         "ct mark & 0xff != 0",
@@ -156,7 +145,7 @@ def expressions() -> dict[str, Install]:
         "meta mark set meta mark & 0xffffff00 | 0x0",
         "jump empty",
     ):
-        found[f"10 × {rule}"] = many(PREROUTING, rule)
+        found.append(Subject(f"10 × {rule}", many(PREROUTING, rule)))
     for rule in (f"rt ip nexthop {ROUTER}", "oifname lo", "oif lo", "ct mark . rt ip nexthop @right"):
-        found[f"10 × {rule}"] = many(POSTROUTING, rule)
+        found.append(Subject(f"10 × {rule}", many(POSTROUTING, rule)))
     return found
