@@ -346,7 +346,7 @@ def renaming(old: bytes, new: bytes, ends: list[gate.Call]):  # noqa: ANN201
 @case("preflight/kernel-feature/log", b"log", b"lox", "CONFIG_NFT_LOG")
 @case("preflight/kernel-feature/ct", b"ct", b"cx", "CONFIG_NFT_CT")
 def features(bench: Bench, old: bytes, new: bytes, option: str) -> None:
-    """An expression that the kernel has not is named: by a batch that is not carried out, or that the kernel refuses."""
+    """An expression that the kernel has not is named: by a batch that is not carried out, or that is refused."""
     image = bench.image(ROUTER2 + "log = true\n")
     ends: list[gate.Call] = []
     with Machine() as host:

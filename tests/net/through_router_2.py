@@ -9,8 +9,8 @@ import time
 import ftp
 import ports
 import traffic
-from addresses import IPV6, PUBLIC, Family
-from lab import Lab, narrow
+from addresses import CLIENT, HOST, IPV6, LAN, MACS, PUBLIC, Family
+from lab import Lab, counters, narrow
 from matrix import THROUGH_ROUTER_2, case
 from proofs import (
     answering_address,
@@ -22,6 +22,7 @@ from proofs import (
     host_web_through,
     returned,
     to,
+    unmarked,
     until_host,
     web_through,
     with_port_down,
@@ -264,6 +265,25 @@ def from_before(lab: Lab, family: Family) -> None:
                 answerer.sendall(answerer.recv(64))
                 if caller.recv(64) != b"question":
                     raise AssertionError("another answer")
+
+
+@case("forged", THROUGH_ROUTER_2, ("lan",))
+def forged(lab: Lab, family: Family) -> None:
+    """One packet from router 2 with the addresses of an assured connection does not draw it over."""
+    lab.host.nft(
+        "table inet seen { counter forged { }; chain first { type filter hook prerouting priority -99; "
+        f"ether saddr {MACS[2]} tcp dport {ports.WEB} ct state established counter name forged; }}; }}"
+    )
+    lab.host.sysctl({"netfilter/nf_conntrack_tcp_be_liberal": 1})  # as if its sequence number had been guessed
+    with traffic.tcp_server(lab.server, family, ports.WEB), to(lab, family, ports.WEB, router=1).connect() as caller:
+        with returned(lab, family, "tcp", 1, router=1, marked=False):
+            traffic.exchange(caller, 1)
+        ends = (CLIENT[family], LAN.host(HOST)[family])
+        traffic.forge(lab.routers[2], family, *ends, (caller.getsockname()[1], ports.WEB))
+        if counters(lab.host, "seen")["forged"].packets != 1:
+            raise AssertionError("the forged packet is not one of that connection")
+        with returned(lab, family, "tcp", 1, router=1, marked=False), unmarked(lab, family, "tcp"):
+            traffic.exchange(caller, 2)
 
 
 @case("syn-cookies", THROUGH_ROUTER_2, ("lan", "homed", "tunnel"))

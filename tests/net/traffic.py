@@ -314,6 +314,20 @@ def _checksum(data: bytes) -> int:
     return ~(total + (total >> 16)) & 0xFFFF
 
 
+def forge(namespace: Namespace, family: Family, source: str, destination: str, ports: tuple[int, int]) -> None:
+    """Sends one TCP acknowledgement with a source that is not the sender's."""
+    ends = b"".join(socket.inet_pton(family.socket, end) for end in (source, destination))
+    segment = struct.pack("!HHIIBBHHH", *ports, 1, 1, 5 << 4, 0x10, 1024, 0, 0)
+    sum_of = _checksum(ends + struct.pack("!II", len(segment), socket.IPPROTO_TCP) + segment)
+    segment = segment[:16] + struct.pack("!H", sum_of) + segment[18:]
+    if family is IPV4:  # the kernel fills in its length and its checksum
+        header = struct.pack("!BBHHHBBH", 0x45, 0, 0, 0, 0, 64, socket.IPPROTO_TCP, 0)
+    else:
+        header = struct.pack("!IHBB", 6 << 28, len(segment), socket.IPPROTO_TCP, 64)
+    with namespace.entered(), socket.socket(family.socket, socket.SOCK_RAW, socket.IPPROTO_RAW) as sender:
+        sender.sendto(header + ends + segment, (destination, 0))
+
+
 def echoes(endpoint: Endpoint, count: int = 10, size: int = 64) -> None:
     family = endpoint.family
     ask, answer = (8, 0) if family is IPV4 else (128, 129)
