@@ -18,14 +18,16 @@ COLOURS = (
     ("#00838f", "#5fd0da"),
     ("#795548", "#cdb0a4"),
     ("#5f6b76", "#aab4be"),
-    ("#9e9d24", "#d9d86a"),
+    ("#8a8500", "#d9d86a"),
+    ("#b71c1c", "#ff8a80"),
 )
 STYLE = """
 text { font-family: system-ui, sans-serif; font-size: 12px; fill: #24292f; }
 .ground { fill: #ffffff; } .quiet { fill: #57606a; } .title { font-size: 16px; font-weight: 600; }
 .grid { stroke: #d8dee4; } .whisker { stroke: #24292f; stroke-width: 1.5; } .first { font-weight: 600; }
 @media (prefers-color-scheme: dark) {
-  text { fill: #e6edf3; } .ground { fill: #0d1117; } .quiet { fill: #9aa4ae; } .grid { stroke: #30363d; } .whisker { stroke: #e6edf3; }
+  text { fill: #e6edf3; } .ground { fill: #0d1117; } .quiet { fill: #9aa4ae; }
+  .grid { stroke: #30363d; } .whisker { stroke: #e6edf3; }
 }
 """
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 860, 70, 220, 74, 66
@@ -79,14 +81,16 @@ def _decades(low: float, high: float) -> tuple[float, float]:
     return 10 ** math.floor(math.log10(low)), 10 ** math.ceil(math.log10(high))
 
 
-def _apart(wanted: Sequence[float], least: float) -> list[float]:
-    """Labels at these heights, or near: pushed down until none covers the one above it, then back up as a whole."""
-    order = sorted(range(len(wanted)), key=lambda at: wanted[at])
-    places = list(wanted)
-    for before, at in zip(order, order[1:], strict=False):
-        places[at] = max(places[at], places[before] + least)
-    spare = sum(places[at] - wanted[at] for at in order) / max(1, len(order))
-    return [place - spare / 2 for place in places]
+def _apart(wanted: Mapping[str, float], lowest: float) -> dict[str, float]:
+    """Heights of labels, as wanted or near: none covers another one, and none is below the lowest height."""
+    places: dict[str, float] = {}
+    above = -math.inf
+    for name in sorted(wanted, key=lambda name: wanted[name]):
+        above = places[name] = max(wanted[name], above + LINE)
+    below = lowest + LINE
+    for name in reversed(places):
+        below = places[name] = min(places[name], below - LINE)
+    return places
 
 
 def lines(
@@ -121,26 +125,24 @@ def lines(
         picture.line(across(tick), bottom, across(tick), bottom + 4, "grid")
         picture.text(across(tick), bottom + 18, f"{tick:g}", "quiet", "middle")
     picture.text((LEFT + right) / 2, bottom + 36, "paths", "quiet", "middle")
-    ends = [up(each[-1][1]) for each in series.values()]
-    inner = {name for name, each in series.items() if each[-1][0] != ticks[-1]}
-    outer = [end for name, end in zip(series, ends, strict=True) if name not in inner]
-    heights = iter(_apart(outer, LINE))
+    last = {name: each[-1] for name, each in series.items()}
+    heights: dict[str, float] = {}
+    for tick in ticks:  # labels are where lines end, which some do before the others
+        heights |= _apart({name: up(y) for name, (x, y, *_) in last.items() if x == tick}, bottom)
+    names = list(series)
     for number, (name, each) in enumerate(series.items()):
-        colour, wide = number % len(COLOURS), 3 if number == 0 else 1.6
+        is_first, is_of_first = number == 0, name.startswith(f"{names[0]}, ")
+        colour, wide = 0 if is_of_first else number % len(COLOURS), 3 if is_first else 1.6
+        dash = ' stroke-dasharray="5 4"' if is_of_first else ""
         way = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y, _, _ in each)
         if len(each) > 1:
-            picture.parts.append(f'<polyline class="s{colour}" stroke-width="{wide}" points="{way}"/>')
+            picture.parts.append(f'<polyline class="s{colour}" stroke-width="{wide}"{dash} points="{way}"/>')
         for x, y, least, most in each:
             picture.line(across(x), up(least), across(x), up(most), f"s{colour}")
             picture.parts.append(f'<circle class="f{colour}" cx="{across(x):.1f}" cy="{up(y):.1f}" r="{wide + 1.2}"/>')
-        label = "first" if number == 0 else ""
         x, y = across(each[-1][0]), up(each[-1][1])
-        if name in inner:
-            picture.text(x + 8, y - 6, name, label)
-        else:
-            place = next(heights)
-            picture.line(right + 6, y, right + 20, place, f"s{colour}")
-            picture.text(right + 24, place + 4, name, label)
+        picture.line(x + 6, y, x + 20, heights[name], f"s{colour}")
+        picture.text(x + 24, heights[name] + 4, name, "first" if is_first else "")
     picture.save(path)
 
 
