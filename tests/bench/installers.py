@@ -126,7 +126,7 @@ def _networkd(size: Size) -> str:
         text += f"[Route]\nGateway={gateway(path)}\n{table}"
         text += f"[Route]\nDestination=0.0.0.0/0\nType=unreachable\nMetric=4294967295\n{table}"
         text += f"[RoutingPolicyRule]\nFamily=ipv4\nFirewallMark={path + 1}/{size.mask}\n"
-        text += f"Table={1000 + path}\nPriority={1000 + path}\n"
+        text += f"Table={1000 + path}\nPriority=1000\n"
     return text
 
 

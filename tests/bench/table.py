@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 
 from plot import figure
 
-REFERENCE = "returnpath"
-NAME, CELL = 36, 16
+REFERENCE = "returnpath"  # what the ratios are to
+NAME, CELL = 36, 16  # columns
 
 
 def table(rows: list[dict]) -> Iterator[str]:
@@ -29,8 +30,9 @@ def _block(row: dict) -> str:
 
 
 def _blocks(block: str, rows: list[dict]) -> Iterator[str]:
-    columns = sorted({row["paths"] for row in rows})
-    cells = {(row["subject"], row["paths"]): row["median"] for row in rows}
+    columns = sorted({row["paths"] for row in rows} - {0}) or [0]
+    # What has no paths stands with what has fewest.
+    cells = {(row["subject"], row["paths"] or columns[0]): row["median"] for row in rows}
     heads = "".join(f"{_paths(paths):>{CELL - 7}}{'':7}" for paths in columns)
     title = f"{block}, {rows[0]['unit']}"
     yield ""
@@ -39,9 +41,13 @@ def _blocks(block: str, rows: list[dict]) -> Iterator[str]:
         line = f"  {subject[: NAME - 3]:<{NAME - 2}}"
         for paths in columns:
             value, reference = cells.get((subject, paths)), cells.get((REFERENCE, paths))
-            ratio = f" ×{value / reference:<5.3g}" if value is not None and reference else " " * 7
+            ratio = f" ×{_ratio(value / reference):<5}" if value is not None and reference else " " * 7
             line += f"{'-' if value is None else figure(value):>{CELL - 7}}{ratio}"
         yield line.rstrip()
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.2f}" if abs(value) < 10 else f"{value:.3g}"
 
 
 def _paths(count: int) -> str:
@@ -59,5 +65,7 @@ def targets(found: list[dict]) -> Iterator[str]:
         yield ""
         yield f"Targets{'measured':>79}"
     for each in found:
-        text, verdict = each["target"], "met" if each["met"] else "NOT MET"
-        yield f"  {text[:74]:<76}{figure(each['measured']):>8}  {verdict}"
+        verdict = "met" if each["met"] else "NOT MET"
+        *above, last = textwrap.wrap(each["target"], 74, subsequent_indent="  ") or [""]
+        yield from (f"  {line}" for line in above)
+        yield f"  {last:<76}{figure(each['measured']):>8}  {verdict}"
