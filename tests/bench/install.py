@@ -3,7 +3,8 @@
 **The clock** is stopwatch.c's: from before the first program is started until the last one has ended, in a namespace
 that was entered before. Every measurement has a namespace of its own, all alike down to the port's number. A round
 measures each subject with each size once, in random order (one path, where the programs' start matters most: three
-times), and rounds follow one another until the time is up. Given are medians, and where 95 % of resampled ones are.
+times; a command at a time with many paths: in the first three rounds alone), and rounds follow one another until the
+time is up. Given are medians, and where 95 % of resampled ones are.
 
 **Who is measured** (installers.py):
 - `returnpath apply`, and the same again, which finds everything in force;
@@ -31,7 +32,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
+from statistics import linear_regression
 
 import installers
 import record
@@ -58,9 +59,9 @@ HERE = Path(__file__).resolve().parent
 PATHS, SERVICES = (1, 16, 64, 256), (1, 8, 64)
 QUICK = (Size(1, 1), Size(1, 8), Size(16, 8), Size(64, 8), Size(256, 8), Size(256, 64))
 SECONDS, QUICK_SECONDS = 210, 30
-RARE_ROUNDS = 3  # of what takes seconds
-RARE_SECONDS = 1.0
+RARE, RARE_ROUNDS = (PLAN, RECIPE_NFT, RECIPE_LEGACY), 3  # with many paths these take long, whatever the round
 POOL = 12  # namespaces at a time: the kernel takes them down together, while nothing is measured
+GONE_SECONDS = 20  # they are by then, or somebody else holds one of them
 CALLED = {
     BATCH: "ip -batch and nft -f",
     PLAN: "ip, nft and sysctl, one by one",
@@ -86,12 +87,14 @@ def namespaces(count: int) -> Iterator[list[Namespace]]:
                 f"address add {HOST} dev {DEVICE}",
                 f"link set {DEVICE} up",
             )
-            far.ip(f"link set w{number} addrgenmode none", f"link set w{number} up")
+        ends = [f"w{number}" for number in range(count)]
+        far.ip(*(f"link set {end} {how}" for end in ends for how in ("addrgenmode none", "up")))
         yield made
     finally:
         for host in made:
             host.delete()
-        while "veth" in far.run("ip", "-d", "link", "show"):
+        end = time.monotonic() + GONE_SECONDS
+        while "veth" in far.run("ip", "-d", "link", "show") and time.monotonic() < end:
             time.sleep(0.01)
         far.delete()
 
@@ -161,10 +164,12 @@ def sample(subjects: dict[tuple[str, Size], Installer], seconds: float, seed: in
     rounds = longest = 0.0
     while rounds < 2 or time.monotonic() + longest < end:
         began = time.monotonic()
-        rare = {
-            pair for pair, taken in samples.items() if median(taken) > RARE_SECONDS * 1000 and len(taken) >= RARE_ROUNDS
-        }
-        turns = [pair for pair in subjects if pair not in rare for _ in range(3 if pair[1].paths == 1 else 1)]
+        turns = [
+            (name, size)
+            for name, size in subjects
+            if size.paths == 1 or name not in RARE or rounds < RARE_ROUNDS
+            for _ in range(3 if size.paths == 1 else 1)
+        ]
         draw.shuffle(turns)
         one_round(turns, subjects, samples)
         rounds, longest = rounds + 1, time.monotonic() - began
@@ -194,8 +199,8 @@ def _row(name: str, size: Size, taken: list[float]) -> dict:
     }  # fmt: skip
 
 
-def growth(rows: list[dict], services: int) -> float:
-    """The exponent b of time = a × paths^b: the slope of a straight line through the logarithms, by least squares.
+def growth(rows: list[dict], services: int) -> tuple[float, float]:
+    """a and b of time = a × paths^b: a straight line through the logarithms, by least squares.
 
     From 16 paths on: with one path the start of the program is most of it, which would make the line flatter.
     """
@@ -204,8 +209,8 @@ def growth(rows: list[dict], services: int) -> float:
         for row in rows
         if row["subject"] == RETURNPATH and row["services"] == services and row["paths"] > 1
     ]
-    x, y = (sum(values) / len(points) for values in zip(*points, strict=True))
-    return sum((a - x) * (b - y) for a, b in points) / sum((a - x) ** 2 for a, _ in points)
+    slope, height = linear_regression(*zip(*points, strict=True))
+    return math.exp(height), slope
 
 
 def targets(rows: list[dict]) -> list[dict]:
@@ -246,9 +251,9 @@ def _speed(rows: list[dict]) -> Iterator[dict]:
 def _shape(rows: list[dict]) -> Iterator[dict]:
     measured = {(row["paths"], row["services"]) for row in rows}
     fits = {services: growth(rows, services) for services in SERVICES if (16, services) in measured}
-    for services, exponent in fits.items():
-        text = f"{_count(services, 'service')}: time grows as paths^b, b at most 1 (least squares, from 16 paths on)"
-        yield _target(text, 1.0, exponent)
+    for services, (factor, exponent) in fits.items():
+        fit = f"from 16 paths on {factor:.2f} ms × paths^{exponent:.2f} (least squares)"
+        yield _target(f"{_count(services, 'service')}: linear growth or less; {fit}", 1.0, exponent)
 
 
 def _count(number: int, what: str) -> str:

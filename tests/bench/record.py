@@ -21,6 +21,8 @@ OPENED = re.compile(r'open(?:at)?\((?:AT_FDCWD, )?"([^"]*)".*\)\s+= (\d+)$')
 SOCKET = re.compile(r"socket\(AF_NETLINK, [^,]*, (\w+)\)\s+= (\d+)$")
 WRITTEN = re.compile(r"(?:write|writev|sendto|sendmsg|sendmmsg)\((\d+), .*\)\s+= \d+")
 DUMPED = re.compile(r"^ \| [0-9a-f]+  ((?:[0-9a-f]{2} {1,2})+)")
+# Names of tables are written to a folder of the machine: to one that nobody else sees.
+ROOM = 'names=/etc/iproute2/rt_tables.d; [ ! -d $names ] || mount -t tmpfs none $names; exec "$@"'
 CALLS = "trace=open,openat,socket,write,writev,sendto,sendmsg,sendmmsg"
 
 
@@ -83,7 +85,8 @@ def _is_answered(protocol: int, message: Message) -> bool:
 
 def record(namespace: Namespace, log: Path, *command: str) -> list[Sent]:
     """Runs a command in a namespace, and returns what it has sent and set, in that order."""
-    namespace.run("strace", "-f", "-o", str(log), "-s", "0", "-e", CALLS, "-e", "write=all", *command)
+    strace = ("strace", "-f", "-o", str(log), "-s", "0", "-e", CALLS, "-e", "write=all")
+    namespace.run("unshare", "--mount", "sh", "-c", ROOM, "sh", *strace, *command)
     return list(_parsed(log.read_text()))
 
 
