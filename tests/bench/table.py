@@ -47,7 +47,7 @@ def _blocks(block: str, rows: list[dict]) -> Iterator[str]:
 
 
 def _ratio(value: float) -> str:
-    return f"{value:.2f}" if abs(value) < 10 else f"{value:.3g}"
+    return f"{round(value, 2) + 0.0:.2f}" if abs(value) < 10 else f"{value:.3g}"
 
 
 def _paths(count: int) -> str:
@@ -63,9 +63,9 @@ def _list(rows: list[dict]) -> Iterator[str]:
 def targets(found: list[dict]) -> Iterator[str]:
     if found:
         yield ""
-        yield f"Targets{'measured':>79}"
+        yield f"Targets{'measured':>71}{'limit':>9}"
     for each in found:
         verdict = "met" if each["met"] else "NOT MET"
-        *above, last = textwrap.wrap(each["target"], 74, subsequent_indent="  ") or [""]
+        *above, last = textwrap.wrap(each["target"], 66, subsequent_indent="  ") or [""]
         yield from (f"  {line}" for line in above)
-        yield f"  {last:<76}{figure(each['measured']):>8}  {verdict}"
+        yield f"  {last:<68}{figure(each['measured']):>8}{each['limit']:>9g}  {verdict}"
