@@ -18,11 +18,13 @@ mod xtables;
 pub use routes::{Early, check_ownership, check_ports, foresee, taken};
 
 use super::Error;
-use super::ways::{ForeignRule, Routing};
+use super::files;
+use super::journal::Journal;
+use super::ways::ForeignRule;
 use crate::plan::Plan;
 use crate::policy::{Policy, Scope};
 use core::fmt::{self, Display, Formatter};
-use std::fs;
+use rustix::fs::OFlags;
 
 /// How many warnings are a page.
 const PAGE: usize = 12;
@@ -72,12 +74,12 @@ pub fn before(
     plan: &Plan,
     is_first: bool,
     foreign: &[ForeignRule],
-    routing: &mut Routing,
+    journal: &mut Journal,
 ) -> Result<Vec<Finding>, Error> {
     match early {
         // At boot time is short, and the kernel says itself what it lacks.
         Early::Refuse | Early::Await => {
-            heed(look(policy, plan, is_first && early == Early::Refuse, foreign, routing), false)
+            heed(look(policy, plan, is_first && early == Early::Refuse, foreign, journal), false)
         }
         Early::Complete | Early::Keep => Ok(Vec::new()),
     }
@@ -89,11 +91,12 @@ pub fn look(
     plan: &Plan,
     is_first: bool,
     foreign: &[ForeignRule],
-    routing: &mut Routing,
+    journal: &mut Journal,
 ) -> Vec<Finding> {
     // Those in a place of ours are refused; what else they do is no matter then.
     let beside = foreign.iter().filter(|other| routes::collides(plan, other).is_none());
     let foreign = beside.collect::<Vec<_>>();
+    let Journal { routing, nftables, .. } = journal;
     let mut findings = Vec::new();
     // What can not be looked at is no reason to refuse.
     let mut add = |found: Result<Vec<Finding>, Error>| match found {
@@ -101,10 +104,10 @@ pub fn look(
         Err(error) => findings.push(warning("unseen", error.line)),
     };
     if is_first {
-        add(features::findings(plan));
+        add(features::findings(plan, &mut nftables.socket));
     }
     add(Ok(rules::findings(policy, &foreign)));
-    add(tables::read().and_then(|chains| {
+    add(tables::read(&mut nftables.socket).and_then(|chains| {
         let mut found = marks::findings(policy, &chains, &foreign);
         found.extend(flowtables(policy, &chains));
         found.extend(reverse_path::findings(policy, plan, &chains, routing)?);
@@ -155,7 +158,7 @@ fn flowtables(policy: &Policy, chains: &[tables::Chain]) -> Vec<Finding> {
 
 /// The tables of iptables-legacy can not be listed here, only their names.
 fn legacy(policy: &Policy) -> Vec<Finding> {
-    let tables = |file| fs::read_to_string(file).unwrap_or_default(); // not there, or not for this user
+    let tables = |file| files::read(file, OFlags::empty()).unwrap_or_default(); // not there, or not for this user
     ["ip", "ip6"]
         .map(|family| (format!("{family}tables-legacy"), tables(format!("/proc/net/{family}_tables_names"))))
         .into_iter()
