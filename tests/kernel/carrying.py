@@ -17,7 +17,7 @@ import process
 # installed (28): without that nobody would know whether it works. ARCHITECTURE.md, "What it takes to carry".
 FIRST_CALLS, SECOND_CALLS = 132, 86
 KILOBYTES = 1000
-ALLOCATIONS = 10_000
+ALLOCATIONS = 8_500
 ONE_PATH = policies.path("a", 1, 101, 1, gateways='["10.0.0.2"]')
 
 
