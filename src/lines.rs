@@ -4,11 +4,9 @@
 use crate::kernel::notify::{mention, notify};
 use env_logger::Builder;
 use log::{Level, LevelFilter};
+use rustix::fs::fstat;
 use std::env::var;
-use std::fs::File;
 use std::io::{Write, stderr, stdout};
-use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
 
 /// Sends what is logged from now on to standard error; `RETURNPATH_LOG` names the least severe level.
 pub fn log_there() {
@@ -47,9 +45,8 @@ fn prefix(level: Level) -> String {
 
 /// Whether standard error is the journal's (`JOURNAL_STREAM`, `man 5 systemd.exec`).
 fn is_journal() -> bool {
-    let identity = |file: File| file.metadata().map(|data| format!("{}:{}", data.dev(), data.ino()));
-    let ours = stderr().as_fd().try_clone_to_owned().and_then(|copy| identity(copy.into()));
-    var("JOURNAL_STREAM").is_ok_and(|stream| ours.is_ok_and(|ours| ours == stream))
+    let ours = || fstat(stderr()).map(|data| format!("{}:{}", data.st_dev, data.st_ino));
+    var("JOURNAL_STREAM").is_ok_and(|stream| ours().is_ok_and(|ours| ours == stream))
 }
 
 /// How severe a line is, to whoever sorts logs by it (`man 3 syslog`).

@@ -41,6 +41,8 @@ fn stage<'a>(program: &OsString, arguments: &'a [OsString]) -> Option<&'a [OsStr
         Path::new(program).file_name().is_some_and(|name| name.as_encoded_bytes().ends_with(b"init"));
     match arguments {
         _ if named_init => Some(arguments),
+        // In a container a command is PID 1 as well, and no kernel has such words for an init.
+        [first, ..] if first.to_str().is_some_and(is_command) => None,
         [first, second, ..]
             if std::process::id() != 1
                 && [first, second].map(|word| word.to_str()) == init::WORK.map(Some) =>
@@ -48,8 +50,6 @@ fn stage<'a>(program: &OsString, arguments: &'a [OsString]) -> Option<&'a [OsStr
             None
         }
         [first, rest @ ..] if first == "init" => Some(rest),
-        // In a container a command is PID 1 as well, and no kernel has such words for an init.
-        [first, ..] if first.to_str().is_some_and(is_command) => None,
         _ => (std::process::id() == 1 && !is_in_container()).then_some(arguments),
     }
 }

@@ -4,9 +4,11 @@ use crate::board::{self, Problem, Slot};
 use crate::exit::{self, Failure};
 use crate::kernel::Error;
 use crate::kernel::device::{Device, input, name_of_input};
+use crate::kernel::files::to_read;
 use crate::kernel::partition::Board;
 use crate::policy::{Policy, wire};
 use core::fmt::Display;
+use rustix::fs::OFlags;
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
@@ -38,7 +40,11 @@ impl Source {
     /// [`exit::NO_POLICY`], [`exit::NO_BOARD`].
     pub fn load(&self, policy: &mut Policy) -> Result<String, Failure> {
         match self {
-            Source::File(path) => from_file(File::open(path), path.display().to_string(), policy),
+            Source::File(path) => from_file(
+                to_read(path, OFlags::empty()).map_err(io::Error::from).map(File::from),
+                path.display().to_string(),
+                policy,
+            ),
             Source::Input => from_file(from_the_start(input()), name_of_input(), policy),
             Source::Board(board) => Slots::of(board)?.newest(policy),
             Source::BoardInput => Slots::of_input()?.newest(policy),

@@ -78,7 +78,7 @@ impl Routing {
             }
             Err(refusal) => return Ok(Answer::Nowhere(why(refusal.errno, query))),
         };
-        let route = found.iter().find(|message| message.kind == RTM_NEWROUTE);
+        let route = found.as_ref().filter(|message| message.kind == RTM_NEWROUTE);
         let route = route.and_then(|message| Some((*message.payload.get(7)?, message.payload.get(12..)?)));
         let Some((kind, attributes)) = route else { return Ok(Answer::Nowhere("no answer".into())) };
         let number = |kind| find(attributes, kind).and_then(|value| u32_at(value, 0));

@@ -20,6 +20,7 @@ use crate::plan::nft::Table;
 use crate::plan::transition::{Step, Transition};
 use crate::plan::ways::{Family, Next, Ways};
 use crate::policy::{Name, Policy};
+use core::mem::discriminant;
 use std::rc::Rc;
 
 /// What an `apply` or a `remove` did.
@@ -97,13 +98,7 @@ pub fn check(policy: &Policy) -> Vec<Finding> {
         let mut plan = plan(policy, &there.ways, &mut journal.routing)?;
         let unknown = macs::look(&mut plan, &there.table, Early::Refuse, &mut journal.routing)?;
         let mut findings = preflight::foresee(policy, &plan, &foreign, &mut journal.routing)?;
-        findings.extend(preflight::look(
-            policy,
-            &plan,
-            there.table.is_empty(),
-            &foreign,
-            &mut journal.routing,
-        ));
+        findings.extend(preflight::look(policy, &plan, there.table.is_empty(), &foreign, &mut journal));
         findings.extend(unknown.iter().map(|gateway| {
             preflight::warning(
                 "mac-unknown",
@@ -213,7 +208,7 @@ pub(super) fn install_by(
     let mut differences = target.differences(before);
     differences.extend(needs.differences());
     if !differences.is_empty() {
-        let warnings = preflight::before(early, policy, &plan, foreign, &mut journal.routing)?;
+        let warnings = preflight::before(early, policy, &plan, foreign, journal)?;
         // Until the last of them is put back, the table remembers all that was ever changed.
         let whole = match needs.returns.is_empty() {
             true => target.table.clone(),
@@ -234,7 +229,9 @@ pub(super) fn install_by(
                 let mut error = journal.undo(error, &before.ways);
                 // A table of ours that was there has shown that the kernel takes one.
                 let is_first = early == Early::Refuse && before.table.is_empty() && !error.is_lost;
-                error.line = is_first.then(|| preflight::lacking(policy)).flatten().unwrap_or(error.line);
+                let lacking =
+                    is_first.then(|| preflight::lacking(policy, &mut journal.nftables.socket)).flatten();
+                error.line = lacking.unwrap_or(error.line);
                 return Err(error);
             }
         }
@@ -363,34 +360,38 @@ fn change(
     for Change { name, from, to } in &needs.changes {
         journal.act(Act::Sysctl { name: name.clone(), from: *from, to: *to })?;
     }
-    for step in ways.before {
-        let result = journal.act(Act::Way(step.clone()));
-        match (result, step) {
-            // Once the policy is in force, one route that the kernel takes for wrong does not undo the others.
-            (Err(error), Step::AddRoute(route))
-                if early == Early::Await && error.is_early
-                    || matches!(early, Early::Complete | Early::Keep) && !error.is_lost =>
-            {
-                // A connection that is moved through a spare table has to have its way there.
-                let Some(at) = target.ways.routes.iter().position(|wanted| *wanted == route) else {
-                    return Err(error);
-                };
-                target.ways.routes.remove(at);
-                awaited.push(error.to_string());
+    for steps in ways.before.chunk_by(are_alike) {
+        for (result, step) in journal.act_all(steps).into_iter().zip(steps) {
+            match (result, step) {
+                // Once the policy is in force, one route that the kernel takes for wrong does not undo the others.
+                (Err(error), Step::AddRoute(route))
+                    if early == Early::Await && error.is_early
+                        || matches!(early, Early::Complete | Early::Keep) && !error.is_lost =>
+                {
+                    // A connection that is moved through a spare table has to have its way there.
+                    let Some(at) = target.ways.routes.iter().position(|wanted| wanted == route) else {
+                        return Err(error);
+                    };
+                    target.ways.routes.remove(at);
+                    awaited.push(error.to_string());
+                }
+                (result, _) => result?,
             }
-            (result, _) => result?,
         }
     }
     if whole.differs(journal.table().unwrap_or(&before.table)) {
         replace_table(journal, before, whole)?;
     }
-    ways.after.into_iter().try_for_each(|step| journal.act(Act::Way(step)))?;
+    take(journal, &ways.after)?;
     if !needs.returns.is_empty() {
         put_back(journal, &needs.returns)?;
         replace_table(journal, before, target.table.clone())?;
     }
-    journal.arrange(&target.ways.rules)?;
-    match target.differences(&observe(journal)?.0).first() {
+    let (mut there, _) = observe(journal)?;
+    if journal.arrange(there.ways.rules.clone(), &target.ways.rules)? {
+        (there.ways.rules, _) = journal.routing.rules()?;
+    }
+    match target.differences(&there).first() {
         None => Ok(awaited),
         Some(Difference { line, .. }) => Err(Error::new(format!(
             "read back: {line}; another program changed it at the same time, stop that one and try again"
@@ -398,12 +399,24 @@ fn change(
     }
 }
 
+/// Whether two steps may be sent together: the kernel takes them in order, and goes on where it refuses one. A route that is
+/// replaced has packets on it.
+fn are_alike(one: &Step, other: &Step) -> bool {
+    discriminant(one) == discriminant(other) && !matches!(one, Step::ReplaceRoute { .. })
+}
+
+/// Takes steps in their order, as many at a time as belong together.
+fn take(journal: &mut Journal, steps: &[Step]) -> Result<(), Error> {
+    steps.chunk_by(are_alike).flat_map(|some| journal.act_all(some)).collect()
+}
+
 fn take_out(journal: &mut Journal, before: &State) -> Result<(), Error> {
     let nothing = Ways::default();
     let ways = Transition::new(&before.ways, &nothing);
     // The marks go first. The record stays until every setting is back.
     replace_table(journal, before, before.table.only_record().into())?;
-    ways.before.into_iter().chain(ways.after).try_for_each(|step| journal.act(Act::Way(step)))?;
+    take(journal, &ways.before)?;
+    take(journal, &ways.after)?;
     put_back(journal, &record_of(&before.table))?;
     replace_table(journal, before, Rc::default())?;
     let (there, _) = observe(journal)?;
@@ -462,7 +475,8 @@ fn flush_route_cache(ways: &Ways, journal: &mut Journal) {
     if let Some(Err(error)) = last6.map(|rule| journal.routing.requeue(rule)) {
         log::debug!("{error}");
         // The rule may be there twice.
-        if let Err(error) = journal.arrange(&ways.rules) {
+        let rules = journal.routing.rules();
+        if let Err(error) = rules.and_then(|(there, _)| journal.arrange(there, &ways.rules)) {
             log::warn!("{error}; `returnpath apply` makes it good");
         }
     }

@@ -61,6 +61,17 @@ impl Journal {
         result
     }
 
+    /// Does several things of the same kind at a time, and remembers them in the same way.
+    pub fn act_all(&mut self, steps: &[Step]) -> Vec<Result<(), Error>> {
+        let results = self.routing.take_all(steps);
+        let may_be_done = |(result, _): &(&Result<(), Error>, &Step)| {
+            result.as_ref().err().is_none_or(|error| error.is_lost)
+        };
+        let done = results.iter().zip(steps).filter(may_be_done);
+        self.done.extend(done.map(|(_, step)| Act::Way(step.clone())));
+        results
+    }
+
     /// Our table as the last act has left it.
     pub fn table(&self) -> Option<&Rc<Ruleset>> {
         self.done.iter().rev().find_map(|act| match act {
@@ -69,14 +80,17 @@ impl Journal {
         })
     }
 
-    /// Brings rules of the same priority into this order. A moved rule is doubled first: it is never away.
-    pub fn arrange(&mut self, wanted: &[Rule]) -> Result<(), Error> {
-        let (mut there, _) = self.routing.rules()?;
+    /// Brings rules of the same priority into this order, from that in which they are; returns whether there was anything
+    /// to do. A moved rule is doubled first: it is never away.
+    pub fn arrange(&mut self, mut there: Vec<Rule>, wanted: &[Rule]) -> Result<bool, Error> {
+        let count = there.len();
         // Doubles are what an arrangement that broke off has left; the kernel deletes the first of them.
         while let Some(at) = (0..there.len()).find(|at| there[at + 1..].contains(&there[*at])) {
             self.routing.take(&Step::DelRule(there.remove(at)))?;
         }
-        misplaced(&there, wanted).iter().try_for_each(|rule| self.routing.requeue(rule))
+        let misplaced = misplaced(&there, wanted);
+        misplaced.iter().try_for_each(|rule| self.routing.requeue(rule))?;
+        Ok(there.len() != count || !misplaced.is_empty())
     }
 
     /// Undoes everything after a failure, back to `before`. Returns the reason, and what could not be undone.
@@ -104,7 +118,8 @@ impl Journal {
                 Act::Sysctl { name, from, .. } => sysctl::write(name, *from),
             });
         }
-        failed(self.arrange(&before.rules));
+        let rules = self.routing.rules();
+        failed(rules.and_then(|(there, _)| self.arrange(there, &before.rules)).map(drop));
         match failures.is_empty() {
             true => Ok(()),
             false => Err(Error::new(failures.join("; "))),

@@ -1,9 +1,9 @@
 //! One returnpath at a time in a network namespace, and one guard.
 
 use super::Error;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, open as open_file};
 use rustix::io::Errno;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::thread::sleep;
@@ -13,7 +13,7 @@ use std::time::Duration;
 const FILE: &str = "/proc/sys/net/ipv4/route/flush";
 
 fn open() -> Option<File> {
-    OpenOptions::new().write(true).open(FILE).ok()
+    open_file(FILE, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).ok().map(File::from)
 }
 
 /// Held while it lives; the kernel lets go of it when the process ends, however that is. `None` inside: there is

@@ -59,15 +59,6 @@ impl Routing {
     /// The port on whose link the kernel finds an address, without any mark. `None` where there is none, or another
     /// router is between: adding a route through it will be refused, with the kernel's own reason.
     pub fn port_towards(&mut self, gateway: IpAddr) -> Result<Option<Name>, Error> {
-        if let Some((_, port)) = self.towards.iter().find(|(known, _)| *known == gateway) {
-            return Ok(port.clone());
-        }
-        let port = self.find_port_towards(gateway)?;
-        self.towards.push((gateway, port.clone()));
-        Ok(port)
-    }
-
-    fn find_port_towards(&mut self, gateway: IpAddr) -> Result<Option<Name>, Error> {
         let Some(way) = self.way_to(gateway, None) else { return Ok(None) };
         if way.is_local() {
             return Err(Error::new(format!(
@@ -85,8 +76,18 @@ impl Routing {
     }
 
     /// The route that packets without a mark take to an address; by a certain port, if one is given. `None` where there
-    /// is none.
+    /// is none. It is asked for once: our own routes are none of these.
     pub fn way_to(&mut self, destination: IpAddr, port: Option<u32>) -> Option<Way> {
+        let question = (destination, port);
+        if let Some((_, way)) = self.looked_up.iter().find(|(asked, _)| *asked == question) {
+            return way.clone();
+        }
+        let way = self.look_up(destination, port);
+        self.looked_up.push((question, way.clone()));
+        way
+    }
+
+    fn look_up(&mut self, destination: IpAddr, port: Option<u32>) -> Option<Way> {
         let mut payload = vec![0; 12]; // struct rtmsg
         let (family, bytes) = match destination {
             IpAddr::V4(address) => (Family::V4, address.octets().to_vec()),
@@ -100,7 +101,7 @@ impl Routing {
             put(&mut payload, RTA_OIF, &port.to_ne_bytes());
         }
         let answer = self.socket.ask(&Message { kind: RTM_GETROUTE, flags: 0, payload }).ok()?;
-        let route = &answer.iter().find(|message| message.kind == RTM_NEWROUTE)?.payload;
+        let route = &answer.filter(|message| message.kind == RTM_NEWROUTE)?.payload;
         let (&[_, prefix, _, _, _, protocol, _, kind], attributes) = (route.first_chunk()?, route.get(12..)?);
         Some(Way {
             kind,

@@ -1,6 +1,7 @@
 //! The only room that touches the kernel: netlink sockets, `/proc/sys`, and every `unsafe` that there is.
 
 pub mod answer;
+mod attributes;
 pub mod commit;
 pub mod conntrack;
 pub mod counters;
@@ -10,6 +11,7 @@ pub mod differences;
 mod encode;
 pub mod events;
 mod expressions;
+pub mod files;
 mod journal;
 pub mod lock;
 mod lookup;

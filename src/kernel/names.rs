@@ -1,6 +1,9 @@
 //! Names of our routing tables for iproute2, so that `ip route show table router2` works.
 
+use super::files;
 use crate::policy::Name;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -19,24 +22,34 @@ pub fn write(names: &[(u32, Name)]) {
     for (table, name) in names {
         wanted.push_str(&format!("{table}\t{name}\n"));
     }
-    let is_there = || is_link(FILE) || fs::read_to_string(FILE).is_ok_and(|text| text == wanted);
-    if !OF_IPROUTE2.iter().any(|folder| Path::new(folder).is_dir()) || is_there() {
-        return;
+    match files::read(FILE, OFlags::NOFOLLOW) {
+        Ok(text) if text == wanted => return,
+        Err(Errno::LOOP) => return, // somebody else manages the names
+        _ => {}
     }
-    if let Err(error) = fs::create_dir_all(FOLDER).and_then(|()| replace(&wanted)) {
+    let result = match replace(&wanted) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if !OF_IPROUTE2.iter().any(|folder| Path::new(folder).is_dir()) {
+                return;
+            }
+            fs::create_dir_all(FOLDER).and_then(|()| replace(&wanted))
+        }
+        other => other,
+    };
+    if let Err(error) = result {
         log::info!("{FILE}: {error}; the tables go by their numbers alone");
     }
 }
 
 /// A reader sees the old file or the new one.
 fn replace(text: &str) -> io::Result<()> {
-    fs::write(NEW, text)?;
+    files::write(NEW, OFlags::CREATE | OFlags::TRUNC, text)?;
     fs::rename(NEW, FILE)
 }
 
 /// What is there, to be [`restore`]d.
 pub fn read() -> Option<String> {
-    fs::read_to_string(FILE).ok().filter(|_| !is_link(FILE))
+    files::read(FILE, OFlags::NOFOLLOW).ok()
 }
 
 /// Puts back what was there.

@@ -109,9 +109,7 @@ impl Routing {
         let Some(link) = self.link(port)? else { return Ok(None) };
         let message = Message { kind: RTM_GETNEIGH, flags: 0, payload: entry(address, link.index, 0) };
         match self.socket.ask(&message) {
-            Ok(answers) => {
-                Ok(answers.iter().find(|m| m.kind == RTM_NEWNEIGH).and_then(|m| parse(&m.payload)))
-            }
+            Ok(answer) => Ok(answer.filter(|m| m.kind == RTM_NEWNEIGH).and_then(|m| parse(&m.payload))),
             Err(refusal) if matches!(refusal.errno, libc::ENOENT | libc::ENODEV) => Ok(None),
             Err(refusal) => Err(refused(
                 format_args!("neighbour {address} dev {port}: cannot ask for it"),

@@ -1,5 +1,8 @@
 //! Netlink: one socket, messages as bytes, answers read to their end (`man 7 netlink`).
 
+pub use super::attributes::{NESTED, attributes, find, flagged_attributes, put, text, u16_at, u32_at};
+use core::ops::Range;
+use core::ptr::null_mut;
 use std::io;
 use std::os::fd::AsRawFd;
 
@@ -14,10 +17,14 @@ const NLM_F_CAPPED: u16 = 0x100;
 const NLM_F_ACK_TLVS: u16 = 0x200;
 const NLMSGERR_ATTR_MSG: u16 = 1;
 const NLMSGERR_ATTR_OFFS: u16 = 2;
-/// Flag of an attribute that holds attributes.
-pub const NESTED: u16 = 0x8000;
-/// Bits of an attribute's type that are not its number (`linux/netlink.h`).
-const NLA_FLAGS: u16 = 0xc000;
+/// Bytes of the largest datagram that the kernel makes of its own accord (`netlink_dump`, net/netlink/af_netlink.c).
+const DATAGRAM: usize = 32 << 10;
+/// Datagrams that are received in one call: a dump has its end in one of its own.
+const AT_ONCE: usize = 2;
+/// Bytes that go out without a question for more room (`net.core.wmem_default` is 212,992, and each message takes more).
+const SMALL: usize = 64 << 10;
+/// Changes that are sent in one call: the kernel has room for as many refusals.
+const TOGETHER: usize = 64;
 
 /// A netlink message without its header.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,6 +80,13 @@ impl From<io::Error> for Refusal {
     }
 }
 
+impl Refusal {
+    /// The same once more, for another message.
+    fn again(&self) -> Refusal {
+        Refusal { words: self.words.clone(), ..*self }
+    }
+}
+
 impl core::fmt::Display for Refusal {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         let reason = io::Error::from_raw_os_error(self.errno);
@@ -87,18 +101,26 @@ impl core::fmt::Display for Refusal {
 pub struct Socket {
     inner: mnl::Socket,
     sequence: u32,
-    buffer: Vec<u64>, // aligned as nlmsghdr, as mnl asks
+    /// Room for [`AT_ONCE`] datagrams. What is not used of it takes no memory.
+    buffer: Vec<u8>,
+    /// Those that were received last, and the ones that nobody has looked at yet.
+    lengths: [usize; AT_ONCE],
+    unread: Range<usize>,
 }
 
 impl Socket {
     /// Opens a socket: `Bus::Route` or `Bus::Netfilter`.
     pub fn open(bus: mnl::Bus) -> io::Result<Socket> {
         let inner = mnl::Socket::new(bus)?;
-        let socket = Socket { inner, sequence: 1, buffer: vec![0; 8192] };
-        // The kernel's own words for a refusal, and dumps that take a filter: both are optional comforts.
+        let buffer = vec![0; AT_ONCE * DATAGRAM];
+        let socket = Socket { inner, sequence: 1, buffer, lengths: [0; AT_ONCE], unread: 0..0 };
+        // The kernel's own words for a refusal, and dumps that take a filter; and no large message quoted with one: all of
+        // them are optional comforts.
         let _ = socket.option(libc::SOL_NETLINK, libc::NETLINK_EXT_ACK, &1_i32);
-        let _ = socket.option(libc::SOL_NETLINK, libc::NETLINK_CAP_ACK, &1_i32);
-        let _ = socket.option(libc::SOL_NETLINK, libc::NETLINK_GET_STRICT_CHK, &1_i32);
+        let _ = match bus {
+            mnl::Bus::Route => socket.option(libc::SOL_NETLINK, libc::NETLINK_GET_STRICT_CHK, &1_i32),
+            _ => socket.option(libc::SOL_NETLINK, libc::NETLINK_CAP_ACK, &1_i32),
+        };
         // An answer that does not come must not hang the boot.
         socket.option(libc::SOL_SOCKET, libc::SO_RCVTIMEO, &libc::timeval { tv_sec: 10, tv_usec: 0 })?;
         Ok(socket)
@@ -115,16 +137,57 @@ impl Socket {
 
     /// Sends a message that changes something, and waits for the kernel's word.
     pub fn change(&mut self, message: &Message) -> Result<(), Refusal> {
-        self.ask(message).map(drop)
+        self.change_all(core::slice::from_ref(message)).pop().unwrap_or(Ok(()))
     }
 
-    /// Asks for one thing.
-    pub fn ask(&mut self, message: &Message) -> Result<Vec<Message>, Refusal> {
-        let bytes = self.framed(message, NLM_F_ACK);
+    /// Sends messages that change something, many at a time, and waits for the kernel's word on each: it goes on where it
+    /// refuses one. Returns as many results.
+    pub fn change_all(&mut self, messages: &[Message]) -> Vec<Result<(), Refusal>> {
+        messages.chunks(TOGETHER).flat_map(|some| self.change_some(some)).collect()
+    }
+
+    fn change_some(&mut self, messages: &[Message]) -> Vec<Result<(), Refusal>> {
+        let mut results: Vec<Result<(), Refusal>> = messages.iter().map(|_| Ok(())).collect();
+        self.sequence += 1; // of no message: refusals are counted from the one after it
+        let (before, mut bytes) = (self.sequence, Vec::new());
+        for (index, message) in messages.iter().enumerate() {
+            // What is refused is told in any case, in order: the word on the last one ends it.
+            let is_last = index + 1 == messages.len();
+            bytes.extend(self.framed(message, if is_last { NLM_F_ACK } else { 0 }));
+        }
+        if let Err(refusal) = self.send(&bytes).map_err(Refusal::from) {
+            return messages.iter().map(|_| Err(refusal.again())).collect();
+        }
+        loop {
+            match self.answers(before, self.sequence, &mut |_, _| ()) {
+                Ok(_) => return results,
+                Err(refusal) if refusal.is_lost => {
+                    // What was refused before is refused; of the others nobody knows.
+                    let open = results.iter_mut().filter(|result| result.is_ok());
+                    open.for_each(|result| *result = Err(refusal.again()));
+                    return results;
+                }
+                Err(refusal) => {
+                    let index = refusal.index;
+                    if let Some(result) = results.get_mut(index) {
+                        *result = Err(Refusal { index: 0, ..refusal });
+                    }
+                    if index + 1 >= messages.len() {
+                        return results;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Asks for one thing. Such a question is answered by one message or a refusal, so there is no need for more.
+    pub fn ask(&mut self, message: &Message) -> Result<Option<Message>, Refusal> {
+        let bytes = self.framed(message, 0);
         self.send(&bytes)?;
-        let mut found = Vec::new();
-        self.answers(self.sequence, self.sequence, &mut |header, payload| {
-            found.push(header.message(payload))
+        let mut found = None;
+        self.answers_until(self.sequence, self.sequence, &mut |header, payload| {
+            found = Some(header.message(payload));
+            true
         })?;
         Ok(found)
     }
@@ -205,7 +268,9 @@ impl Socket {
             bytes.extend(self.framed(&edge(libc::NFNL_MSG_BATCH_END as u16), 0));
         }
         // The whole batch is one datagram, whatever its size. (Privileged, and a refusal shows in the send.)
-        let _ = self.option(libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &(bytes.len() as i32 * 2));
+        if bytes.len() > SMALL {
+            let _ = self.option(libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &(bytes.len() as i32 * 2));
+        }
         self.send(&bytes)?;
         Ok((begin, last))
     }
@@ -243,13 +308,30 @@ impl Socket {
         last: u32,
         each: &mut dyn FnMut(&Header, &[u8]),
     ) -> Result<bool, Refusal> {
+        self.answers_until(first, last, &mut |header, payload| {
+            each(header, payload);
+            false
+        })
+    }
+
+    /// The same, until one is enough.
+    fn answers_until(
+        &mut self,
+        first: u32,
+        last: u32,
+        is_enough: &mut dyn FnMut(&Header, &[u8]) -> bool,
+    ) -> Result<bool, Refusal> {
         let mut consistent = true;
         loop {
-            let length = match self.inner.recv_raw(bytes_of(&mut self.buffer)) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                other => other.map_err(|error| Refusal { is_lost: true, ..error.into() })?,
+            let at = match self.unread.next() {
+                Some(at) => at,
+                None => {
+                    self.receive().map_err(|error| Refusal { is_lost: true, ..error.into() })?;
+                    continue;
+                }
             };
-            let mut rest = &bytes_of(&mut self.buffer)[..length];
+            let mut rest = self.buffer.get(at * DATAGRAM..).unwrap_or_default();
+            rest = rest.get(..self.lengths[at]).unwrap_or_default();
             while let Some((header, payload, after)) = split(rest) {
                 rest = after;
                 if !(first..=last).contains(&header.sequence) {
@@ -268,18 +350,42 @@ impl Socket {
                             return Ok(consistent);
                         }
                     }
-                    _ => each(&header, payload),
+                    _ if is_enough(&header, payload) => return Ok(consistent),
+                    _ => {}
                 }
             }
         }
     }
-}
 
-/// A byte view of the receive buffer.
-fn bytes_of(words: &mut [u64]) -> &mut [u8] {
-    let length = size_of_val(words);
-    // SAFETY: the same memory, valid and exclusively borrowed for as long; any bit pattern is a u8 and a u64.
-    unsafe { core::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), length) }
+    /// Waits for a datagram, and takes those that are there with it.
+    fn receive(&mut self) -> io::Result<()> {
+        // SAFETY: all zeroes is a value of these structs: no address, no room.
+        let (mut rooms, mut headers) = unsafe {
+            (core::mem::zeroed::<[libc::iovec; AT_ONCE]>(), core::mem::zeroed::<[libc::mmsghdr; AT_ONCE]>())
+        };
+        let datagrams = self.buffer.chunks_exact_mut(DATAGRAM);
+        for ((room, header), datagram) in rooms.iter_mut().zip(&mut headers).zip(datagrams) {
+            *room = libc::iovec { iov_base: datagram.as_mut_ptr().cast(), iov_len: DATAGRAM };
+            (header.msg_hdr.msg_iov, header.msg_hdr.msg_iovlen) = (room, 1);
+        }
+        let descriptor = self.inner.as_raw_fd();
+        loop {
+            let (list, flags) = (headers.as_mut_ptr(), libc::MSG_WAITFORONE);
+            // SAFETY: the list has so many headers, each with room for a datagram that is in our buffer; all of them live
+            // during the call, and nothing else reads or writes them.
+            let count = unsafe { libc::recvmmsg(descriptor, list, AT_ONCE as u32, flags as _, null_mut()) };
+            match usize::try_from(count) {
+                Ok(count) => {
+                    let lengths = self.lengths.iter_mut().zip(&headers);
+                    lengths.for_each(|(length, header)| *length = header.msg_len as usize);
+                    self.unread = 0..count;
+                    return Ok(());
+                }
+                Err(_) if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return Err(io::Error::last_os_error()),
+            }
+        }
+    }
 }
 
 /// A message's header (`struct nlmsghdr`), but for its length.
@@ -327,50 +433,6 @@ fn refusal(header: &Header, payload: &[u8]) -> Refusal {
         .map_or(String::new(), |text| String::from_utf8_lossy(text).trim_end_matches('\0').into());
     let offset = of(NLMSGERR_ATTR_OFFS).and_then(|at| u32_at(at, 0)?.checked_sub(HEADER as u32));
     Refusal { errno, words, index: 0, offset: offset.map(|at| at as usize), is_lost: false }
-}
-
-/// The attributes in a stretch of bytes: number and payload. Ends where the rest makes no sense.
-pub fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    flagged_attributes(bytes).map(|(kind, payload)| (kind & !NLA_FLAGS, payload))
-}
-
-/// The payload of the first attribute of a number.
-pub fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
-    attributes(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value)
-}
-
-/// The same, with the flags that are in the number: [`NESTED`] and byte order.
-pub fn flagged_attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    core::iter::from_fn(move || {
-        let length = u16_at(bytes, 0)? as usize;
-        let kind = u16_at(bytes, 2)?;
-        let payload = bytes.get(4..length)?;
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or(&[]);
-        Some((kind, payload))
-    })
-}
-
-/// A number in host byte order.
-pub fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
-}
-
-/// A number in host byte order.
-pub fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
-}
-
-/// A NUL-terminated string.
-pub fn text(bytes: &[u8]) -> &str {
-    core::str::from_utf8(bytes).unwrap_or_default().trim_end_matches('\0')
-}
-
-/// Appends an attribute.
-pub fn put(payload: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    payload.extend((4 + value.len() as u16).to_ne_bytes());
-    payload.extend(kind.to_ne_bytes());
-    payload.extend(value);
-    payload.resize(payload.len().next_multiple_of(4), 0);
 }
 
 #[cfg(test)]

@@ -1,14 +1,14 @@
 //! Settings under `/proc/sys`, and the record of what they were before, which lives in our nftables table: it
 //! survives this process, needs no disk, and goes when the table goes.
 
-use super::Error;
 use super::differences::{Cause, Difference};
 use super::ways::Routing;
+use super::{Error, files};
 use crate::plan::nft::{FWMARK_ACCEPT, FWMARK_REFLECT4, FWMARK_REFLECT6};
 use crate::plan::{Plan, Port, Sysctl};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 use std::collections::BTreeSet;
-use std::fs;
-use std::io;
 use std::path::Path;
 
 /// A setting that differs from what the policy needs, or did.
@@ -34,21 +34,19 @@ impl Setting {
 
 /// The value of a setting; `None` where the kernel has no such setting.
 pub fn read(name: &str) -> Result<Option<u32>, Error> {
-    match fs::read_to_string(path(name)) {
-        Ok(text) => match text.trim().parse() {
+    match files::read_line(path(name)) {
+        Ok(line) => match line.parse() {
             Ok(value) => Ok(Some(value)),
-            Err(_) => {
-                Err(Error::new(format!("/proc/sys/{name}: `{}` is not a number; correct it", text.trim())))
-            }
+            Err(_) => Err(Error::new(format!("/proc/sys/{name}: `{line}` is not a number; correct it"))),
         },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(Errno::NOENT) => Ok(None),
         Err(error) => Err(Error::new(format!("/proc/sys/{name}: {error}; mount /proc, and run it as root"))),
     }
 }
 
 /// Changes a setting.
 pub fn write(name: &str, value: u32) -> Result<(), Error> {
-    fs::write(path(name), format!("{value}\n")).map_err(|error| {
+    files::write(path(name), OFlags::empty(), &format!("{value}\n")).map_err(|error| {
         Error::new(format!("/proc/sys/{name}: cannot write {value}: {error}; /proc/sys has to be writable"))
     })
 }
@@ -86,6 +84,7 @@ impl Needs {
         let mut needs = Needs::default();
         let (mut rest, mut seen) = (recorded, BTreeSet::new());
         let mut is_all_known = true;
+        let mut values = Values::default();
         for sysctl in &plan.sysctls {
             let Some(name) = name(sysctl, routing)? else {
                 is_all_known = false;
@@ -94,10 +93,10 @@ impl Needs {
             if !seen.insert(name.clone()) {
                 continue; // of a path by the same port
             }
-            let Some(to) = wanted(sysctl, &name, &rest)? else { continue };
+            let Some(to) = wanted(sysctl, &name, &rest, &mut values)? else { continue };
             let at = rest.iter().position(|setting| setting.name == name);
             needs.record.extend(at.map(|at| rest.remove(at)));
-            match (read(&name)?, sysctl) {
+            match (values.of(&name)?, sysctl) {
                 // PID 1 has unmounted it, and the next init will mount it again.
                 (None, _) if !Path::new(&path("net")).exists() => return Err(Error::no_proc()),
                 (None, Sysctl::Namespace(_)) => {
@@ -136,13 +135,18 @@ impl Needs {
 }
 
 /// The value that a setting has to have; `None` where there is no need.
-fn wanted(sysctl: &Sysctl, name: &str, recorded: &[Setting]) -> Result<Option<u32>, Error> {
+fn wanted(
+    sysctl: &Sysctl,
+    name: &str,
+    recorded: &[Setting],
+    values: &mut Values,
+) -> Result<Option<u32>, Error> {
     let is_recorded = recorded.iter().any(|setting| setting.name == name);
     let is_needed = match sysctl {
         Sysctl::Namespace(_) => true,
-        Sysctl::SourceValidMark(_) => is_recorded || reverse_path(name)? != Some(0),
+        Sysctl::SourceValidMark(_) => is_recorded || reverse_path(name, values)? != Some(0),
         Sysctl::LooseReversePath(_) => {
-            reverse_path(name)? == Some(1) || (is_recorded && read(name)? == Some(ours(name)))
+            reverse_path(name, values)? == Some(1) || (is_recorded && values.of(name)? == Some(ours(name)))
         }
     };
     Ok(is_needed.then(|| ours(name)))
@@ -177,7 +181,7 @@ pub fn read_by(plan: &Plan, routing: &mut Routing) -> Result<Vec<String>, Error>
 
 /// The ports of settings.
 pub fn ports_of(settings: &[String]) -> impl Iterator<Item = &str> {
-    settings.iter().filter_map(|name| port_of(name))
+    settings.iter().filter_map(|name| port_of(name)).filter(|port| *port != "all")
 }
 
 const CONF: &str = "net/ipv4/conf/";
@@ -189,10 +193,25 @@ fn port_of(setting: &str) -> Option<&str> {
 
 /// The reverse-path filter that holds for the port of a setting: the larger of its own and that for all
 /// (networking/ip-sysctl.rst). `None` where the port is missing.
-fn reverse_path(setting: &str) -> Result<Option<u32>, Error> {
+fn reverse_path(setting: &str, values: &mut Values) -> Result<Option<u32>, Error> {
     let port = port_of(setting).unwrap_or_default();
-    let own = read(&format!("{CONF}{port}/rp_filter"))?;
-    Ok(own.max(read(&format!("{CONF}all/rp_filter"))?).filter(|_| own.is_some()))
+    let own = values.of(&format!("{CONF}{port}/rp_filter"))?;
+    Ok(own.max(values.of(&format!("{CONF}all/rp_filter"))?).filter(|_| own.is_some()))
+}
+
+/// Settings as they are now, each read once: several needs are read from one.
+#[derive(Default)]
+struct Values(Vec<(String, Option<u32>)>);
+
+impl Values {
+    fn of(&mut self, name: &str) -> Result<Option<u32>, Error> {
+        if let Some((_, value)) = self.0.iter().find(|(read, _)| read == name) {
+            return Ok(*value);
+        }
+        let value = read(name)?;
+        self.0.push((name.into(), value));
+        Ok(value)
+    }
 }
 
 /// What the settings were, when somebody has flushed our table and the record with it: those that have our value

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 
 /// Our nftables table in the kernel.
 pub struct Nftables {
-    socket: Socket,
+    pub(super) socket: Socket,
 }
 
 impl Nftables {

@@ -1,5 +1,6 @@
 //! Routes, rules and ports, over rtnetlink (`man 7 rtnetlink`; `linux/fib_rules.h`).
 
+use super::lookup::Way;
 use super::netlink::{Message, Refusal, Socket, attributes, find, put, text, u32_at};
 use super::{Error, refused};
 use crate::plan::transition::Step;
@@ -11,6 +12,7 @@ use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{RouteProtocol, RouteScope, RouteType};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::RouteMessageBuilder;
+use std::collections::BTreeSet;
 
 /// A link has changed, or shall (`linux/rtnetlink.h`).
 pub const RTM_NEWLINK: u16 = 16;
@@ -64,12 +66,14 @@ pub struct Link {
     pub mac: Option<Mac>,
 }
 
+/// An address that was looked up, by which port, and the route that was found.
+pub(super) type LookedUp = ((IpAddr, Option<u32>), Option<Way>);
+
 /// Reads and changes routes and rules.
 pub struct Routing {
     pub(super) socket: Socket,
-    links: Vec<Link>, // those asked for so far
-    /// The ports of the gateways asked for so far.
-    pub(super) towards: Vec<(IpAddr, Option<Name>)>,
+    links: Vec<Link>,                    // those asked for so far
+    pub(super) looked_up: Vec<LookedUp>, // likewise
     /// While addresses are awaited, a wider route that happens to be there, as by a tunnel, is not taken for the gateway's
     /// link.
     pub only_connected: bool,
@@ -95,7 +99,7 @@ impl Routing {
     pub fn open() -> Result<Routing, Error> {
         let socket = Socket::open(mnl::Bus::Route)
             .map_err(|e| Error::new(format!("routing socket: {e}; is CONFIG_NET there?")))?;
-        Ok(Routing { socket, links: Vec::new(), towards: Vec::new(), only_connected: false })
+        Ok(Routing { socket, links: Vec::new(), looked_up: Vec::new(), only_connected: false })
     }
 
     /// The port of a name; `None` where there is none.
@@ -128,9 +132,8 @@ impl Routing {
 
     fn get_link(&mut self, payload: Vec<u8>, what: &str) -> Result<Option<Link>, Error> {
         match self.socket.ask(&Message { kind: RTM_GETLINK, flags: 0, payload }) {
-            Ok(answers) => {
-                let link =
-                    answers.iter().find(|m| m.kind == RTM_NEWLINK).and_then(|m| parse_link(&m.payload));
+            Ok(answer) => {
+                let link = answer.filter(|m| m.kind == RTM_NEWLINK).and_then(|m| parse_link(&m.payload));
                 self.links.extend(link.clone());
                 Ok(link)
             }
@@ -142,20 +145,16 @@ impl Routing {
     /// Our rules and those of others.
     pub fn rules(&mut self) -> Result<(Vec<Rule>, Vec<ForeignRule>), Error> {
         let (mut ours, mut others) = (Vec::new(), Vec::new());
-        for family in Family::BOTH {
-            let mut payload = vec![0; 12]; // struct fib_rule_hdr
-            payload[0] = number(family);
-            let dump = match self.socket.dump(&Message { kind: RTM_GETRULE, flags: 0, payload }) {
-                Err(refusal) if is_absent_family(family, &refusal) => continue,
-                other => other
-                    .map_err(|refusal| refused(format_args!("rules: cannot list them"), &refusal, SEE_LOG))?,
-            };
-            for message in dump.iter().filter(|m| m.kind == RTM_NEWRULE) {
-                match parse_rule(family, &message.payload) {
-                    Some(Found::Ours(rule)) => ours.push(rule),
-                    Some(Found::Foreign(rule)) => others.push(rule),
-                    None => {}
-                }
+        let payload = vec![0; 12]; // struct fib_rule_hdr; of every family
+        let dump = self
+            .socket
+            .dump(&Message { kind: RTM_GETRULE, flags: 0, payload })
+            .map_err(|refusal| refused(format_args!("rules: cannot list them"), &refusal, SEE_LOG))?;
+        for message in dump.iter().filter(|m| m.kind == RTM_NEWRULE) {
+            match family_of(&message.payload).and_then(|family| parse_rule(family, &message.payload)) {
+                Some(Found::Ours(rule)) => ours.push(rule),
+                Some(Found::Foreign(rule)) => others.push(rule),
+                None => {}
             }
         }
         Ok((ours, others))
@@ -164,56 +163,69 @@ impl Routing {
     /// Our routes, wherever they are.
     pub fn routes(&mut self) -> Result<Vec<Route>, Error> {
         let mut routes = Vec::new();
-        for family in Family::BOTH {
-            let mut payload = vec![0; 12]; // struct rtmsg
-            payload[0] = number(family);
-            payload[5] = PROTOCOL; // the kernel filters by it (NETLINK_GET_STRICT_CHK), so that a full BGP table costs nothing
-            for message in self.dump_routes(family, payload)? {
-                if message.get(5) == Some(&PROTOCOL) {
-                    routes.extend(self.parse_route(family, &message)?);
-                }
+        let mut payload = vec![0; 12]; // struct rtmsg; of every family
+        payload[5] = PROTOCOL; // the kernel filters by it (NETLINK_GET_STRICT_CHK), so that a full BGP table costs nothing
+        for (family, message) in self.dump_routes(payload)? {
+            if message.get(5) == Some(&PROTOCOL) {
+                routes.extend(self.parse_route(family, &message)?);
             }
         }
         Ok(routes)
     }
 
-    /// Whether a table has routes of a family that are not exactly what we make.
-    pub fn has_foreign_routes(&mut self, family: Family, table: u32) -> Result<bool, Error> {
+    /// The families of which a table has routes that are not exactly what we make.
+    pub fn foreign_routes(&mut self, table: u32) -> Result<BTreeSet<Family>, Error> {
         let mut payload = vec![0; 12];
-        payload[0] = number(family);
         put(&mut payload, RTA_TABLE, &table.to_ne_bytes());
-        for message in self.dump_routes(family, payload)? {
+        let mut families = BTreeSet::new();
+        for (family, message) in self.dump_routes(payload)? {
             let is_in_it =
                 find(message.get(12..).unwrap_or(&[]), RTA_TABLE).and_then(|t| u32_at(t, 0)) == Some(table);
             if is_in_it && self.parse_route(family, &message)?.is_none() {
-                return Ok(true);
+                families.insert(family);
             }
         }
-        Ok(false)
+        Ok(families)
     }
 
-    fn dump_routes(&mut self, family: Family, payload: Vec<u8>) -> Result<Vec<Vec<u8>>, Error> {
-        match self.socket.dump(&Message { kind: RTM_GETROUTE, flags: 0, payload }) {
-            Ok(found) => {
-                Ok(found.into_iter().filter(|m| m.kind == RTM_NEWROUTE).map(|m| m.payload).collect())
-            }
+    fn dump_routes(&mut self, payload: Vec<u8>) -> Result<Vec<(Family, Vec<u8>)>, Error> {
+        let of_a_family =
+            |m: Message| Some((family_of(&m.payload)?, m.payload)).filter(|_| m.kind == RTM_NEWROUTE);
+        match self.socket.dump_as(&Message { kind: RTM_GETROUTE, flags: 0, payload }, &of_a_family) {
+            Ok(found) => Ok(found),
             Err(refusal) if refusal.errno == libc::ENOENT => Ok(Vec::new()), // a table that does not exist yet
-            Err(refusal) if is_absent_family(family, &refusal) => Ok(Vec::new()),
             Err(refusal) => Err(refused(format_args!("routes: cannot list them"), &refusal, SEE_LOG)),
         }
     }
 
     /// Takes one step.
     pub fn take(&mut self, step: &Step) -> Result<(), Error> {
-        match self.send(step, NLM_F_EXCL) {
-            // Gone by itself, as a route is when its port goes down: what was asked for.
-            Err(Cause::Kernel(refusal))
-                if is_delete(step) && matches!(refusal.errno, libc::ESRCH | libc::ENOENT) =>
-            {
-                Ok(())
+        self.take_all(core::slice::from_ref(step)).pop().unwrap_or(Ok(()))
+    }
+
+    /// Takes steps of which none waits for another; where one fails the others are taken all the same.
+    pub fn take_all(&mut self, steps: &[Step]) -> Vec<Result<(), Error>> {
+        // What can not even be asked is not sent.
+        let messages: Result<Vec<_>, _> =
+            steps.iter().map(|step| self.message_of(step, NLM_F_EXCL)).collect();
+        let results: Vec<Result<(), Cause>> = match messages {
+            Ok(messages) => {
+                self.socket.change_all(&messages).into_iter().map(|one| one.map_err(Cause::Kernel)).collect()
             }
-            other => other.map_err(|cause| cause.of(step)),
-        }
+            Err(_) => steps.iter().map(|step| self.send(step, NLM_F_EXCL)).collect(),
+        };
+        let results = results.into_iter().zip(steps);
+        results
+            .map(|(result, step)| match result {
+                // Gone by itself, as a route is when its port goes down: what was asked for.
+                Err(Cause::Kernel(refusal))
+                    if is_delete(step) && matches!(refusal.errno, libc::ESRCH | libc::ENOENT) =>
+                {
+                    Ok(())
+                }
+                other => other.map_err(|cause| cause.of(step)),
+            })
+            .collect()
     }
 
     /// Undoes a step, whether it has been taken or its answer was lost.
@@ -238,6 +250,11 @@ impl Routing {
     }
 
     fn send(&mut self, step: &Step, exclusive: u16) -> Result<(), Cause> {
+        let message = self.message_of(step, exclusive)?;
+        self.socket.change(&message).map_err(Cause::Kernel)
+    }
+
+    fn message_of(&mut self, step: &Step, exclusive: u16) -> Result<Message, Error> {
         let (kind, flags, payload) = match step {
             Step::AddRoute(route) => (RTM_NEWROUTE, NLM_F_CREATE | exclusive, self.route(route)?),
             Step::ReplaceRoute { new, .. } => (RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, self.route(new)?),
@@ -245,7 +262,7 @@ impl Routing {
             Step::AddRule(rule) => (RTM_NEWRULE, NLM_F_CREATE | exclusive, emitted(&message(rule))),
             Step::DelRule(rule) => (RTM_DELRULE, 0, emitted(&message(rule))),
         };
-        self.socket.change(&Message { kind, flags, payload }).map_err(Cause::Kernel)
+        Ok(Message { kind, flags, payload })
     }
 
     fn route(&mut self, route: &Route) -> Result<Vec<u8>, Error> {
@@ -389,9 +406,9 @@ pub(super) fn address(bytes: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// IPv6 may not be in the kernel; what a policy wants of it is then refused when it is added.
-fn is_absent_family(family: Family, refusal: &Refusal) -> bool {
-    family == Family::V6 && matches!(refusal.errno, libc::EAFNOSUPPORT | libc::EOPNOTSUPP)
+/// The family of a route or a rule; `None` for one that we have nothing to do with.
+fn family_of(message: &[u8]) -> Option<Family> {
+    Family::BOTH.into_iter().find(|family| message.first() == Some(&number(*family)))
 }
 
 /// Why a step was not taken.

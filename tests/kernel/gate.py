@@ -23,9 +23,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 # asm/unistd.h: seccomp, pidfd_open, pidfd_getfd, and the calls that tests care about.
 NUMBERS = {
     "x86_64": {"seccomp": 317, "pidfd_open": 434, "pidfd_getfd": 438, "sendto": 44, "sendmsg": 46, "recvmsg": 47,
-               "recvfrom": 45, "socket": 41, "openat": 257, "open": 2, "write": 1},
+               "recvmmsg": 299, "recvfrom": 45, "socket": 41, "openat": 257, "open": 2, "write": 1},
     "aarch64": {"seccomp": 277, "pidfd_open": 434, "pidfd_getfd": 438, "sendto": 206, "sendmsg": 211, "recvmsg": 212,
-                "recvfrom": 207, "socket": 198, "openat": 56, "write": 64},
+                "recvmmsg": 243, "recvfrom": 207, "socket": 198, "openat": 56, "write": 64},
 }[platform.machine()]  # fmt: skip
 NAMES = {number: name for name, number in NUMBERS.items()}
 

@@ -10,7 +10,7 @@ use crate::plan::Plan;
 use crate::plan::ways::Family;
 
 /// A refusal for each thing that the kernel lacks.
-pub fn findings(plan: &Plan) -> Result<Vec<Finding>, Error> {
+pub fn findings(plan: &Plan, socket: &mut Socket) -> Result<Vec<Finding>, Error> {
     let (mut lines, mut options) = (Vec::new(), Vec::new());
     let is_absent = |name| sysctl::read(name).map(|value| value.is_none());
     if plan.ways.rules.iter().any(|rule| rule.family == Family::V6)
@@ -21,9 +21,6 @@ pub fn findings(plan: &Plan) -> Result<Vec<Finding>, Error> {
     }
     let Ruleset(messages) = encode::ruleset(&plan.table, &[]);
     let messages: Vec<&Message> = messages.iter().collect();
-    let mut socket = Socket::open(mnl::Bus::Netfilter).map_err(|error| {
-        Error::new(format!("nftables socket: {error}; the kernel needs CONFIG_NF_TABLES"))
-    })?;
     for refused in socket.rehearse(&messages).unwrap_or_else(|refusal| vec![refusal]) {
         let Some(message) = messages.get(refused.index) else { continue };
         let Some(option) = lacks(message, &refused).filter(|option| !options.contains(option)) else {

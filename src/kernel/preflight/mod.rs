@@ -18,11 +18,14 @@ mod xtables;
 pub use routes::{Early, check_ownership, check_ports, foresee, taken};
 
 use super::Error;
-use super::ways::{ForeignRule, Routing};
+use super::files;
+use super::journal::Journal;
+use super::netlink::Socket;
+use super::ways::ForeignRule;
 use crate::plan::Plan;
 use crate::policy::{Policy, Scope};
 use core::fmt::{self, Display, Formatter};
-use std::fs;
+use rustix::fs::OFlags;
 
 /// How many warnings are a page.
 const PAGE: usize = 12;
@@ -71,19 +74,19 @@ pub fn before(
     policy: &Policy,
     plan: &Plan,
     foreign: &[ForeignRule],
-    routing: &mut Routing,
+    journal: &mut Journal,
 ) -> Result<Vec<Finding>, Error> {
     match early {
         // What the kernel lacks is asked where it has refused something (`lacking`): a batch that is not carried out
         // costs a grace period of its, which is ten times an `apply`.
-        Early::Refuse | Early::Await => heed(look(policy, plan, false, foreign, routing), false),
+        Early::Refuse | Early::Await => heed(look(policy, plan, false, foreign, journal), false),
         Early::Complete | Early::Keep => Ok(Vec::new()),
     }
 }
 
 /// What the kernel lacks for a policy, if it lacks something.
-pub fn lacking(policy: &Policy) -> Option<String> {
-    let found = features::findings(&Plan::new(policy)).unwrap_or_default();
+pub fn lacking(policy: &Policy, socket: &mut Socket) -> Option<String> {
+    let found = features::findings(&Plan::new(policy), socket).unwrap_or_default();
     heed(found, true).err().map(|error| error.line)
 }
 
@@ -93,11 +96,12 @@ pub fn look(
     plan: &Plan,
     is_first: bool,
     foreign: &[ForeignRule],
-    routing: &mut Routing,
+    journal: &mut Journal,
 ) -> Vec<Finding> {
     // Those in a place of ours are refused; what else they do is no matter then.
     let beside = foreign.iter().filter(|other| routes::collides(plan, other).is_none());
     let foreign = beside.collect::<Vec<_>>();
+    let Journal { routing, nftables, .. } = journal;
     let mut findings = Vec::new();
     // What can not be looked at is no reason to refuse.
     let mut add = |found: Result<Vec<Finding>, Error>| match found {
@@ -105,10 +109,10 @@ pub fn look(
         Err(error) => findings.push(warning("unseen", error.line)),
     };
     if is_first {
-        add(features::findings(plan));
+        add(features::findings(plan, &mut nftables.socket));
     }
     add(Ok(rules::findings(policy, &foreign)));
-    add(tables::read().and_then(|chains| {
+    add(tables::read(&mut nftables.socket).and_then(|chains| {
         let mut found = marks::findings(policy, &chains, &foreign);
         found.extend(flowtables(policy, &chains));
         found.extend(reverse_path::findings(policy, plan, &chains, routing)?);
@@ -159,7 +163,7 @@ fn flowtables(policy: &Policy, chains: &[tables::Chain]) -> Vec<Finding> {
 
 /// The tables of iptables-legacy can not be listed here, only their names.
 fn legacy(policy: &Policy) -> Vec<Finding> {
-    let tables = |file| fs::read_to_string(file).unwrap_or_default(); // not there, or not for this user
+    let tables = |file| files::read(file, OFlags::empty()).unwrap_or_default(); // not there, or not for this user
     ["ip", "ip6"]
         .map(|family| (format!("{family}tables-legacy"), tables(format!("/proc/net/{family}_tables_names"))))
         .into_iter()

@@ -31,7 +31,7 @@ pub fn findings(policy: &Policy, routing: &mut Routing) -> Result<Vec<Finding>, 
         let Ok(answer) = routing.socket.ask(&Message { kind: RTM_GETLINK, flags: 0, payload }) else {
             continue;
         };
-        let Some(link) = answer.iter().find(|message| message.kind == RTM_NEWLINK) else { continue };
+        let Some(link) = answer.filter(|message| message.kind == RTM_NEWLINK) else { continue };
         let of = |kind| find(link.payload.get(16..)?, kind);
         let info = |kind| find(of(IFLA_LINKINFO)?, kind).map(text);
         if info(IFLA_INFO_KIND) == Some("bridge") {
@@ -48,9 +48,10 @@ pub fn findings(policy: &Policy, routing: &mut Routing) -> Result<Vec<Finding>, 
             findings.push(warning("port-enslaved", line));
         }
     }
+    let Some(bridge) = bridges.first() else { return Ok(findings) };
     for setting in CALLS {
         let name = format!("net/bridge/{setting}");
-        if let (Some(1..), [bridge, ..]) = (sysctl::read(&name)?, bridges.as_slice()) {
+        if let Some(1..) = sysctl::read(&name)? {
             let line = format!(
                 "/proc/sys/{name}: it is 1, so frames that only cross {bridge} are taken for arrivals; set it to 0"
             );

@@ -11,7 +11,12 @@ use core::net::IpAddr;
 
 /// A gateway with another MAC than the policy says, a MAC that two routers have, and one that is behind two ports.
 pub fn findings(policy: &Policy, plan: &Plan, routing: &mut Routing) -> Result<Vec<Finding>, Error> {
-    let defaults = Family::BOTH.into_iter().filter_map(|family| routing.default_way(family));
+    let is_used = |family: &Family| match family {
+        Family::V4 => policy.paths.iter().any(Path::has_v4),
+        Family::V6 => policy.paths.iter().any(Path::has_v6),
+    };
+    let families = Family::BOTH.into_iter().filter(is_used);
+    let defaults = families.filter_map(|family| routing.default_way(family));
     let defaults: Vec<(IpAddr, u32)> = defaults.filter_map(|way| Some((way.gateway?, way.port))).collect();
     let counts = |neighbour: &Known| {
         let is_of = |path: &Path| path.source_macs.contains(&neighbour.mac) || has(path, neighbour.address);

@@ -5,7 +5,7 @@ use crate::kernel::Error;
 use crate::kernel::differences::{Cause, Difference};
 use crate::kernel::ways::{ForeignRule, Routing};
 use crate::plan::Plan;
-use crate::plan::ways::{Family, Next, PROTOCOL, Route, Rule};
+use crate::plan::ways::{Next, PROTOCOL, Route, Rule};
 use crate::policy::Policy;
 
 /// What is done about a next hop or a port that can not be used yet.
@@ -54,15 +54,11 @@ pub fn taken(plan: &Plan, foreign: &[ForeignRule], routing: &mut Routing) -> Res
             continue;
         }
         tables.push(table);
-        for family in Family::BOTH {
-            if routing.has_foreign_routes(family, table)? {
-                taken.push(Difference {
-                    line: format!("table {table}: another program has routes in it; choose another `table`"),
-                    command: format!("ip -{} route show table {table}", family.digit()),
-                    cause: Cause::Nothing,
-                });
-            }
-        }
+        taken.extend(routing.foreign_routes(table)?.into_iter().map(|family| Difference {
+            line: format!("table {table}: another program has routes in it; choose another `table`"),
+            command: format!("ip -{} route show table {table}", family.digit()),
+            cause: Cause::Nothing,
+        }));
     }
     Ok(taken)
 }

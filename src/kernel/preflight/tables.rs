@@ -71,9 +71,7 @@ pub struct Chain {
 }
 
 /// Reads the chains of all tables but ours.
-pub fn read() -> Result<Vec<Chain>, Error> {
-    let mut socket = Socket::open(mnl::Bus::Netfilter)
-        .map_err(|error| Error::new(format!("nftables socket: {error}; {SEE_LOG}")))?;
+pub fn read(socket: &mut Socket) -> Result<Vec<Chain>, Error> {
     let no = |refusal: Refusal| refused(format_args!("nftables: cannot list it"), &refusal, SEE_LOG);
     let all = |kind| Message { kind, flags: 0, payload: vec![0; NFGENMSG] };
 
