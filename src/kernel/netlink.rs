@@ -42,8 +42,8 @@ impl Message {
     pub fn from_written(words: &[u64]) -> Message {
         let [first, ..] = words else { return Message { kind: 0, flags: 0, payload: Vec::new() } };
         let length = u32_at(&first.to_ne_bytes(), 0).unwrap_or(0) as usize;
-        let bytes: Vec<u8> =
-            words.iter().take(length.div_ceil(8)).flat_map(|word| word.to_ne_bytes()).collect();
+        let mut bytes = Vec::with_capacity(length.next_multiple_of(8));
+        words.iter().take(length.div_ceil(8)).for_each(|word| bytes.extend(word.to_ne_bytes()));
         match split(&bytes) {
             Some((header, payload, _)) => {
                 Message { kind: header.kind, flags: header.flags & !NLM_F_ACK, payload: payload.into() }

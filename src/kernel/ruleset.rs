@@ -311,8 +311,9 @@ pub(super) fn element(bytes: &[u8]) -> (&[u8], &[u8], u32) {
 /// Whether every attribute of `wanted` is in `found`, to any depth. Attributes with the same number are a list:
 /// there have to be as many, in the same order.
 pub(super) fn covers(wanted: &[u8], found: &[u8]) -> bool {
-    flagged_attributes(wanted).enumerate().all(|(at, (kind, _))| {
-        if flagged_attributes(wanted).take(at).any(|(earlier, _)| earlier == kind) {
+    let mut last = None;
+    flagged_attributes(wanted).all(|(kind, _)| {
+        if last.replace(kind) == Some(kind) {
             return true; // the first one of a list stands for all of it
         }
         let is_list = kind & NESTED != 0;
