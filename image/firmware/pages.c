@@ -1,7 +1,7 @@
 /*
  * Pages for musl's heap without a system call. It maps and unmaps some for every few allocations: half of the system calls
  * of an apply. Here small mappings are cut from an arena that is part of .bss, of which only what is used takes memory;
- * what is large, or finds no room, goes to the kernel as ever. (In the place of musl's mmap.c and munmap.c.)
+ * what is large, or finds no room, goes to the kernel as ever. (In the place of musl's mmap.c, munmap.c and mremap.c.)
  */
 #include <sys/syscall.h>
 
@@ -16,7 +16,7 @@ int sched_yield(void);
 #define PAGES 1024
 #define SMALL 8 /* pages: more of them may not all be wanted, so they are never cleared for that */
 #define LARGE 128 /* pages: more come from the kernel */
-#define IDLE 256 /* pages: more that were used and are free go back to the kernel */
+#define IDLE 32 /* pages: more that were used and are free go back to the kernel */
 #define PRIVATE_ANONYMOUS 0x22
 #define READ_WRITE 3
 #define DONT_NEED 4
@@ -77,6 +77,11 @@ static void put_back(size_t from, size_t count)
 	let_go();
 }
 
+static _Bool is_ours(void *start)
+{
+	return (byte *)start >= arena[0] && (byte *)start < arena[PAGES - 1] + PAGE;
+}
+
 void *__mmap(void *start, size_t length, int protection, int flags, int file, long offset)
 {
 	size_t count = (length + PAGE - 1) / PAGE;
@@ -91,11 +96,18 @@ int __munmap(void *start, size_t length)
 {
 	size_t from = ((byte *)start - arena[0]) / PAGE, count = (length + PAGE - 1) / PAGE;
 
-	if ((byte *)start < arena[0] || from >= PAGES)
+	if (!is_ours(start))
 		return syscall(SYS_munmap, start, length);
-	put_back(from, count);
+	put_back(from, count < PAGES - from ? count : PAGES - from);
 	return 0;
+}
+
+/* Pages of the arena stay where they are: the kernel would leave a hole there, and map others into it. */
+void *__mremap(void *start, size_t before, size_t after, int flags, ...)
+{
+	return is_ours(start) ? (void *)-1 : (void *)syscall(SYS_mremap, start, before, after, flags, 0);
 }
 
 void *mmap(void *, size_t, int, int, int, long) __attribute__((alias("__mmap")));
 int munmap(void *, size_t) __attribute__((alias("__munmap")));
+void *mremap(void *, size_t, size_t, int, ...) __attribute__((alias("__mremap")));

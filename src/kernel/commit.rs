@@ -226,12 +226,14 @@ pub(super) fn install_by(
                 differences.extend(needs.differences());
             }
             Err(error) => {
+                let said = error.line.clone();
                 let mut error = journal.undo(error, &before.ways);
-                // A table of ours that was there has shown that the kernel takes one.
+                // A table of ours that was there has shown that the kernel takes one. And what could not be undone is
+                // what has to be known first.
                 let is_first = early == Early::Refuse && before.table.is_empty() && !error.is_lost;
-                let lacking =
-                    is_first.then(|| preflight::lacking(policy, &mut journal.nftables.socket)).flatten();
-                error.line = lacking.unwrap_or(error.line);
+                if is_first && error.line == said {
+                    error.line = preflight::lacking(policy, &mut journal.nftables.socket).unwrap_or(said);
+                }
                 return Err(error);
             }
         }

@@ -5,8 +5,7 @@
 //! always there. (`sanitize_standard_fds`, library/std/src/sys/pal/unix/mod.rs)
 
 use rustix::fs::{Mode, OFlags, open};
-use rustix::io::fcntl_getfd;
-use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout, stderr};
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use std::env::set_current_dir;
 use std::fs::File;
 use std::mem::forget;
@@ -18,9 +17,6 @@ use std::mem::forget;
 static FILL: extern "C" fn() = fill;
 
 extern "C" fn fill() {
-    if fcntl_getfd(stderr()).is_ok() {
-        return; // the kernel gives it all three or none
-    }
     // The lowest free number is given out first. Above 2 everything is there.
     while let Ok(file) = open("/", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
         use std::os::fd::AsRawFd;

@@ -1,7 +1,7 @@
 //! Where the kernel finds an address: a route lookup (`man 7 rtnetlink`).
 
 use super::Error;
-use super::netlink::{Message, find, put, u32_at};
+use super::netlink::{Message, Refusal, find, put, u32_at};
 use super::ways::{
     Link, RTA_GATEWAY, RTA_OIF, RTM_GETROUTE, RTM_NEWROUTE, RTN_UNICAST, Routing, address, number,
 };
@@ -82,12 +82,17 @@ impl Routing {
         if let Some((_, way)) = self.looked_up.iter().find(|(asked, _)| *asked == question) {
             return way.clone();
         }
-        let way = self.look_up(destination, port);
-        self.looked_up.push((question, way.clone()));
-        way
+        match self.look_up(destination, port) {
+            Err(refusal) if refusal.is_lost => None,
+            found => {
+                let way = found.ok().flatten();
+                self.looked_up.push((question, way.clone()));
+                way
+            }
+        }
     }
 
-    fn look_up(&mut self, destination: IpAddr, port: Option<u32>) -> Option<Way> {
+    fn look_up(&mut self, destination: IpAddr, port: Option<u32>) -> Result<Option<Way>, Refusal> {
         let mut payload = vec![0; 12]; // struct rtmsg
         let (family, bytes) = match destination {
             IpAddr::V4(address) => (Family::V4, address.octets().to_vec()),
@@ -100,18 +105,22 @@ impl Routing {
         if let Some(port) = port {
             put(&mut payload, RTA_OIF, &port.to_ne_bytes());
         }
-        let answer = self.socket.ask(&Message { kind: RTM_GETROUTE, flags: 0, payload }).ok()?;
-        let route = &answer.filter(|message| message.kind == RTM_NEWROUTE)?.payload;
-        let (&[_, prefix, _, _, _, protocol, _, kind], attributes) = (route.first_chunk()?, route.get(12..)?);
-        Some(Way {
-            kind,
-            protocol,
-            is_on_link: is_on_link(route),
-            prefix,
-            is_host: prefix == length,
-            gateway: find(attributes, RTA_GATEWAY).and_then(address),
-            port: find(attributes, RTA_OIF).and_then(|port| u32_at(port, 0)).unwrap_or(0),
-        })
+        let answer = self.socket.ask(&Message { kind: RTM_GETROUTE, flags: 0, payload })?;
+        let route = answer.filter(|message| message.kind == RTM_NEWROUTE).map(|message| message.payload);
+        let read = |route: Vec<u8>| {
+            let &[_, prefix, _, _, _, protocol, _, kind] = route.first_chunk()?;
+            let attributes = route.get(12..)?;
+            Some(Way {
+                kind,
+                protocol,
+                is_on_link: is_on_link(&route),
+                prefix,
+                is_host: prefix == length,
+                gateway: find(attributes, RTA_GATEWAY).and_then(address),
+                port: find(attributes, RTA_OIF).and_then(|port| u32_at(port, 0)).unwrap_or(0),
+            })
+        };
+        Ok(route.and_then(read))
     }
 
     /// The route that everything takes for which there is no other: that to an address which nobody has (RFC 5737, 3849).

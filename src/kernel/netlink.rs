@@ -376,6 +376,10 @@ impl Socket {
             let count = unsafe { libc::recvmmsg(descriptor, list, AT_ONCE as u32, flags as _, null_mut()) };
             match usize::try_from(count) {
                 Ok(count) => {
+                    let is_cut = |header: &libc::mmsghdr| header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
+                    if headers.iter().take(count).any(is_cut) {
+                        return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
+                    }
                     let lengths = self.lengths.iter_mut().zip(&headers);
                     lengths.for_each(|(length, header)| *length = header.msg_len as usize);
                     self.unread = 0..count;

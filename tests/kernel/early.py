@@ -332,6 +332,18 @@ def without_proc(bench: Bench) -> None:
         same(before, snapshot(host), "without /proc")
 
 
+@case("early/closed", "<&-")
+@case("early/closed-output", ">&-")
+def closed(bench: Bench, which: str) -> None:
+    """Started without one of its three descriptors, where there is no /dev/null to put in its place."""
+    image = bench.image(LAN)
+    with Machine() as host:
+        run = f"mount -t tmpfs none /dev && exec {bench.programs.firmware} apply --policy {image} {which}"
+        done = host.finish("unshare", "--mount", "sh", "-c", run)
+        require(done.returncode == 0, f"{done.returncode}: {done.stderr}")
+        require("via 10.0.0.2" in table(host, 200), table(host, 200))
+
+
 @case("early/command-as-process-1")
 def command_as_process_1(bench: Bench) -> None:
     """As in a container. It must not become the boot stage, which would execute the machine's init there."""
