@@ -16,7 +16,7 @@ int sched_yield(void);
 #define PAGES 1024
 #define SMALL 8 /* pages: more of them may not all be wanted, so they are never cleared for that */
 #define LARGE 128 /* pages: more come from the kernel */
-#define IDLE 32 /* pages: more that were used and are free go back to the kernel */
+#define IDLE 64 /* pages: more that were used and are free go back to the kernel */
 #define PRIVATE_ANONYMOUS 0x22
 #define READ_WRITE 3
 #define DONT_NEED 4
