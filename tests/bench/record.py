@@ -12,6 +12,7 @@ from netns import Namespace
 
 PROTOCOLS = {"NETLINK_ROUTE": 0, "NETLINK_NETFILTER": 12}
 SETTING = 99
+MAY_FAIL, ANY = 1, 2
 ACK, DUMP = 0x4, 0x300
 BATCH_BEGIN, BATCH_END = 0x10, 0x11
 ROUTE_GETS = 2  # of rtnetlink's types, which come in fours (new, delete, get, set), the third one reads
@@ -66,10 +67,13 @@ class Sent:
         return replace(self, data=b"".join(kept))
 
     def packed(self) -> bytes:
-        may_fail = self.kind != SETTING and not self.changes()
-        answers = 0 if self.kind == SETTING else sum(_is_answered(self.kind, m) for m in self.messages())
+        messages = [] if self.kind == SETTING else list(self.messages())
+        flags = MAY_FAIL if messages and not self.changes() else 0
+        answers = sum(_is_answered(self.kind, m) for m in messages)
+        if flags and not answers and BATCH_BEGIN not in {m.kind for m in messages}:
+            flags, answers = flags | ANY, len(messages)  # each about one thing
         padding = b"\0" * (-len(self.data) % 4)
-        return struct.pack("=IIII", self.kind, answers, may_fail, len(self.data)) + self.data + padding
+        return struct.pack("=IIII", self.kind, answers, flags, len(self.data)) + self.data + padding
 
 
 def _reads(protocol: int, kind: int) -> bool:

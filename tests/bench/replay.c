@@ -2,7 +2,8 @@
  *
  * usage: replay FILE    the file is made by record.py
  *
- * The file: records of four 32-bit numbers (kind, answers, whether a refusal is an answer too, length) and so many bytes.
+ * The file: records of four 32-bit numbers (kind, answers, flags, length) and so many bytes. Flags: 1, a refusal is an
+ * answer too; 2, so is any message: it is a question about one thing.
  * A kind is the netlink protocol (0 NETLINK_ROUTE, 12 NETLINK_NETFILTER), or 99 for a setting: its path
  * and, after a zero byte, what is written to it.
  */
@@ -19,10 +20,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { SETTING = 99, PROTOCOLS = 32 };
+enum { SETTING = 99, PROTOCOLS = 32, MAY_FAIL = 1, ANY = 2 };
 
 struct record {
-    uint32_t kind, answers, may_fail, length;
+    uint32_t kind, answers, flags, length;
     char bytes[];
 };
 
@@ -61,10 +62,13 @@ static void ask(const struct record *record) {
         ssize_t length = recv(fd, &buffer, sizeof buffer, 0);
         if (length < 0) die("recv");
         for (struct nlmsghdr *at = &buffer.header; NLMSG_OK(at, length); at = NLMSG_NEXT(at, length)) {
-            if (at->nlmsg_type != NLMSG_ERROR && at->nlmsg_type != NLMSG_DONE) continue;
+            if (at->nlmsg_type != NLMSG_ERROR && at->nlmsg_type != NLMSG_DONE) {
+                if (record->flags & ANY) left--;
+                continue;
+            }
             left--;
             errno = -((struct nlmsgerr *)NLMSG_DATA(at))->error;
-            if (errno && !record->may_fail) die("refused");
+            if (errno && !(record->flags & MAY_FAIL)) die("refused");
         }
     }
 }
