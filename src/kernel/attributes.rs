@@ -11,19 +11,31 @@ pub fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 }
 
 /// The payload of the first attribute of a number.
-pub fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
-    attributes(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value)
+pub fn find(mut bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    loop {
+        let (found, payload, after) = first(bytes)?;
+        if found & !NLA_FLAGS == kind {
+            return Some(payload);
+        }
+        bytes = after;
+    }
 }
 
-/// The same, with the flags that are in the number: [`NESTED`] and byte order.
+/// The same as [`attributes`], with the flags that are in the number: [`NESTED`] and byte order.
 pub fn flagged_attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     core::iter::from_fn(move || {
-        let length = u16_at(bytes, 0)? as usize;
-        let kind = u16_at(bytes, 2)?;
-        let payload = bytes.get(4..length)?;
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or(&[]);
+        let (kind, payload, after) = first(bytes)?;
+        bytes = after;
         Some((kind, payload))
     })
+}
+
+/// The first attribute, and what follows it. (Most of an apply's own time passes here.)
+fn first(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+    let [a, b, c, d] = *bytes.first_chunk()?;
+    let length = usize::from(u16::from_ne_bytes([a, b]));
+    let payload = bytes.get(4..length)?;
+    Some((u16::from_ne_bytes([c, d]), payload, bytes.get((length + 3) & !3..).unwrap_or(&[])))
 }
 
 /// A number in host byte order.
@@ -36,15 +48,44 @@ pub fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
-/// A NUL-terminated string.
+/// A string, which ends at its NUL if it has one.
 pub fn text(bytes: &[u8]) -> &str {
-    core::str::from_utf8(bytes).unwrap_or_default().trim_end_matches('\0')
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    core::str::from_utf8(bytes.get(..end).unwrap_or_default()).unwrap_or_default()
 }
 
 /// Appends an attribute.
 pub fn put(payload: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    payload.extend((4 + value.len() as u16).to_ne_bytes());
-    payload.extend(kind.to_ne_bytes());
-    payload.extend(value);
+    payload.extend_from_slice(&head(4 + value.len(), kind));
+    payload.extend_from_slice(value);
+    pad(payload);
+}
+
+/// Appends an attribute whose content `fill` appends: a list of attributes is written where it belongs, and not copied.
+pub fn nest(payload: &mut Vec<u8>, kind: u16, fill: &mut dyn FnMut(&mut Vec<u8>)) {
+    let at = payload.len();
+    payload.extend_from_slice(&[0; 4]);
+    fill(payload);
+    let length = payload.len() - at;
+    if let Some(place) = payload.get_mut(at..at + 4) {
+        place.copy_from_slice(&head(length, kind));
+    }
+    pad(payload);
+}
+
+/// Appends an attribute that is a string, with its NUL.
+pub fn put_text(payload: &mut Vec<u8>, kind: u16, value: &str) {
+    nest(payload, kind, &mut |payload| {
+        payload.extend_from_slice(value.as_bytes());
+        payload.push(0);
+    });
+}
+
+fn head(length: usize, kind: u16) -> [u8; 4] {
+    let ([a, b], [c, d]) = ((length as u16).to_ne_bytes(), kind.to_ne_bytes());
+    [a, b, c, d]
+}
+
+fn pad(payload: &mut Vec<u8>) {
     payload.resize(payload.len().next_multiple_of(4), 0);
 }

@@ -2,12 +2,13 @@
 //! here, since it has neither maps nor intervals in its Rust form.
 
 use super::expressions::{OBJECT_COUNTER, expressions, port_key};
-use super::netlink::{Message, NESTED, put};
+use super::netlink::{Message, NESTED, nest, put, put_text};
 use super::ruleset::{self, Ruleset};
 use crate::plan::nft::{Base, Chain, Elements, OWNER, ROOM, Rule, Set, Statement, TABLE, Table};
 use crate::plan::ways::Family;
-use crate::policy::Network;
+use crate::policy::{Network, PortRange};
 use core::net::IpAddr;
+use core::ops::ControlFlow;
 use nftnl::{MsgType, NlMsg, ProtoFamily};
 use std::ffi::CString;
 
@@ -17,32 +18,41 @@ const ELEMENTS_PER_MESSAGE: usize = 512;
 /// The messages that make a table; with `more` rules, each at the end of a chain.
 pub fn ruleset(planned: &Table, more: &[(&str, Rule)]) -> Ruleset {
     let mut messages = Vec::new();
-    each(planned, more, &mut |object| messages.extend(object));
+    let _ = each(planned, more, &mut |object| {
+        messages.extend(object);
+        ControlFlow::Continue(())
+    });
     Ruleset(messages)
 }
 
-/// The same, one object after another: a chain, and later all its rules; a set, and later all its elements, if any.
-pub fn each(planned: &Table, more: &[(&str, Rule)], take: &mut dyn FnMut(Vec<Message>)) {
+/// The same, one object after another, for as long as they are wanted: a chain, and later all its rules; a set, and later
+/// all its elements, if any.
+pub fn each(
+    planned: &Table,
+    more: &[(&str, Rule)],
+    take: &mut dyn FnMut(Vec<Message>) -> ControlFlow<()>,
+) -> ControlFlow<()> {
     let mut take = |mut object: Vec<Message>| {
         object.iter_mut().for_each(|message| message.flags = ruleset::making(message.kind));
-        take(object);
+        take(object)
     };
     let mut writer = Writer::new();
     let table = nftnl::Table::new(c_string(TABLE), ProtoFamily::Inet);
     let mut made = writer.write(&table);
     put(&mut made.payload, ruleset::TABLE_USERDATA, &userdata_comment(OWNER));
-    take(vec![made]);
+    take(vec![made])?;
 
-    planned.counters.iter().for_each(|name| take(vec![counter_message(name)]));
-    planned.sets.iter().enumerate().for_each(|(index, set)| take(vec![set_message(set, index as u32)]));
-    planned.chains.iter().for_each(|chain| take(vec![writer.write(&chain_of(chain, &table))]));
-    planned.sets.iter().for_each(|set| take(element_messages(set)));
-    for planned in &planned.chains {
+    planned.counters.iter().try_for_each(|name| take(vec![counter_message(name)]))?;
+    let sets = || planned.sets.iter();
+    sets().enumerate().try_for_each(|(index, set)| take(vec![set_message(set, index as u32)]))?;
+    planned.chains.iter().try_for_each(|chain| take(vec![writer.write(&chain_of(chain, &table))]))?;
+    sets().try_for_each(|set| take(element_messages(set)))?;
+    planned.chains.iter().try_for_each(|planned| {
         let chain = chain_of(planned, &table);
         let more = more.iter().filter(|(name, _)| *name == planned.name).map(|(_, rule)| rule);
         let rules = planned.rules.iter().chain(more);
-        take(rules.map(|statements| rule_message(&chain, statements, &mut writer)).collect());
-    }
+        take(rules.map(|statements| rule_message(&chain, statements, &mut writer)).collect())
+    })
 }
 
 fn chain_of<'a>(planned: &Chain, table: &'a nftnl::Table) -> nftnl::Chain<'a> {
@@ -81,9 +91,12 @@ impl Writer {
 
     /// A message as libnftnl writes it.
     fn write(&mut self, object: &impl NlMsg) -> Message {
-        // SAFETY: the buffer holds `nft_nlmsg_maxsize()` bytes, which is what `write` asks for.
-        unsafe { object.write(self.0.as_mut_ptr().cast(), 0, MsgType::Add) };
-        Message::from_written(&self.0)
+        // SAFETY: the buffer holds `nft_nlmsg_maxsize()` bytes, which is what `write` asks for. Words are bytes as well.
+        let written = unsafe {
+            object.write(self.0.as_mut_ptr().cast(), 0, MsgType::Add);
+            core::slice::from_raw_parts(self.0.as_ptr().cast(), size_of_val(&self.0[..]))
+        };
+        Message::from_written(written)
     }
 }
 
@@ -98,8 +111,8 @@ fn set_message(set: &Set, index: u32) -> Message {
     let shape = shape(&set.elements);
     let mut payload = ruleset::header();
     let put_u32 = |payload: &mut Vec<u8>, kind, value: u32| put(payload, kind, &value.to_be_bytes());
-    put(&mut payload, ruleset::OBJECT_TABLE, &terminated(TABLE));
-    put(&mut payload, ruleset::OBJECT_OWNER, &terminated(&set.name));
+    put_text(&mut payload, ruleset::OBJECT_TABLE, TABLE);
+    put_text(&mut payload, ruleset::OBJECT_OWNER, &set.name);
     // A map changes while rules use it; a set is made anew.
     let flags =
         if shape.is_map { libc::NFT_SET_MAP } else { libc::NFT_SET_CONSTANT | libc::NFT_SET_INTERVAL };
@@ -113,12 +126,16 @@ fn set_message(set: &Set, index: u32) -> Message {
     let size = match &set.elements {
         Elements::Marks(_) => ROOM,
         _ if shape.is_map => 0,
-        all => elements(all).len() as u32,
+        all => {
+            let mut size = 0;
+            elements(all, &mut |_| size += 1);
+            size
+        }
     };
     if size > 0 {
-        let mut description = Vec::new();
-        put_u32(&mut description, SET_DESC_SIZE, size);
-        put(&mut payload, ruleset::SET_DESC | NESTED, &description);
+        nest(&mut payload, ruleset::SET_DESC | NESTED, &mut |description| {
+            put_u32(description, SET_DESC_SIZE, size);
+        });
     }
     // libnftnl/udata.h: without the byte order `nft list` shows the keys wrongly.
     let mut userdata = vec![UDATA_KEYBYTEORDER, 4];
@@ -164,133 +181,131 @@ fn shape(elements: &Elements) -> Shape {
 }
 
 /// An element: a key, and what it is.
-enum Element {
-    Verdict { key: Vec<u8>, chain: String },
-    Start { key: Vec<u8>, is_open: bool },
-    End { key: Vec<u8> },
+enum Element<'a> {
+    Verdict { key: &'a [u8], chain: &'a str },
+    Start { key: &'a [u8], is_open: bool },
+    End { key: &'a [u8] },
 }
 
-fn elements(all: &Elements) -> Vec<Element> {
-    let verdict = |key: Vec<u8>, chain: &String| Element::Verdict { key, chain: chain.clone() };
+/// Hands over the elements one after another.
+fn elements(all: &Elements, each: &mut dyn FnMut(Element)) {
     match all {
-        Elements::Services(list) => intervals(list.iter().map(|range| {
-            (
-                range.first.to_be_bytes().to_vec(),
-                range.last.checked_add(1).map(|end| end.to_be_bytes().to_vec()),
-            )
-        })),
-        Elements::Networks(_, list) => intervals(list.iter().map(bounds)),
-        Elements::PortsAndMacs(list) => list
-            .iter()
-            .map(|((port, mac), chain)| {
-                let key = [&port_key(port)[..], &mac.0, &[0; 2]].concat(); // each part fills whole words
-                verdict(key, chain)
-            })
-            .collect(),
-        Elements::Macs(list) => list.iter().map(|(mac, chain)| verdict(mac.0.to_vec(), chain)).collect(),
+        Elements::Services(list) => {
+            let bounds = |range: &PortRange| {
+                (range.first.to_be_bytes(), range.last.checked_add(1).map(u16::to_be_bytes))
+            };
+            intervals(list.iter().map(bounds), each);
+        }
+        Elements::Networks(Family::V4, list) => intervals(list.iter().filter_map(bounds4), each),
+        Elements::Networks(Family::V6, list) => intervals(list.iter().filter_map(bounds6), each),
+        Elements::PortsAndMacs(list) => list.iter().for_each(|((port, mac), chain)| {
+            // Each part fills whole words.
+            let mut key = [0; 24];
+            key[..16].copy_from_slice(&port_key(port));
+            key[16..22].copy_from_slice(&mac.0);
+            each(Element::Verdict { key: &key, chain });
+        }),
+        Elements::Macs(list) => {
+            list.iter().for_each(|(mac, chain)| each(Element::Verdict { key: &mac.0, chain }));
+        }
         Elements::Ports(list) => {
-            list.iter().map(|(port, chain)| verdict(port_key(port).to_vec(), chain)).collect()
+            list.iter().for_each(|(port, chain)| each(Element::Verdict { key: &port_key(port), chain }));
         }
         Elements::Marks(list) => {
-            list.iter().map(|(mark, chain)| verdict(mark.to_ne_bytes().to_vec(), chain)).collect()
+            list.iter().for_each(|(mark, chain)| each(Element::Verdict { key: &mark.to_ne_bytes(), chain }));
         }
     }
 }
 
 /// Intervals as nft writes them: an end at zero, then each start, and each end where there is one.
-fn intervals(list: impl Iterator<Item = (Vec<u8>, Option<Vec<u8>>)>) -> Vec<Element> {
-    let mut elements = Vec::new();
-    for (first, end) in list {
-        if elements.is_empty() && first.iter().any(|byte| *byte != 0) {
-            elements.push(Element::End { key: vec![0; first.len()] });
+fn intervals<const N: usize>(
+    list: impl Iterator<Item = ([u8; N], Option<[u8; N]>)>,
+    each: &mut dyn FnMut(Element),
+) {
+    for (at, (first, end)) in list.enumerate() {
+        if at == 0 && first != [0; N] {
+            each(Element::End { key: &[0; N] });
         }
-        elements.push(Element::Start { key: first, is_open: end.is_none() });
-        elements.extend(end.map(|key| Element::End { key }));
+        each(Element::Start { key: &first, is_open: end.is_none() });
+        end.iter().for_each(|key| each(Element::End { key }));
     }
-    elements
 }
 
 /// The first address of a network, and the first one behind it, if there is any.
-fn bounds(network: &Network) -> (Vec<u8>, Option<Vec<u8>>) {
-    let prefix = u32::from(network.prefix);
-    match network.address {
-        IpAddr::V4(address) => {
-            let end = 1_u32.checked_shl(32 - prefix).and_then(|size| u32::from(address).checked_add(size));
-            (address.octets().to_vec(), end.map(|end| end.to_be_bytes().to_vec()))
-        }
-        IpAddr::V6(address) => {
-            let end = 1_u128.checked_shl(128 - prefix).and_then(|size| u128::from(address).checked_add(size));
-            (address.octets().to_vec(), end.map(|end| end.to_be_bytes().to_vec()))
-        }
-    }
+fn bounds4(network: &Network) -> Option<([u8; 4], Option<[u8; 4]>)> {
+    let IpAddr::V4(address) = network.address else { return None };
+    let size = 1_u32.checked_shl(32 - u32::from(network.prefix));
+    let end = size.and_then(|size| u32::from(address).checked_add(size));
+    Some((address.octets(), end.map(u32::to_be_bytes)))
+}
+
+fn bounds6(network: &Network) -> Option<([u8; 16], Option<[u8; 16]>)> {
+    let IpAddr::V6(address) = network.address else { return None };
+    let size = 1_u128.checked_shl(128 - u32::from(network.prefix));
+    let end = size.and_then(|size| u128::from(address).checked_add(size));
+    Some((address.octets(), end.map(u128::to_be_bytes)))
 }
 
 fn element_messages(set: &Set) -> Vec<Message> {
-    let message = |elements: &[Element]| {
-        let mut list = Vec::new();
-        for element in elements {
-            put(&mut list, LIST_ELEM | NESTED, &element_attributes(element));
-        }
-        let mut payload = ruleset::header();
-        put(&mut payload, ruleset::OBJECT_TABLE, &terminated(TABLE));
-        put(&mut payload, ruleset::OBJECT_OWNER, &terminated(&set.name));
-        put(&mut payload, ruleset::ELEMENTS | NESTED, &list);
+    let mut messages: Vec<Message> = Vec::new();
+    let mut list = Vec::new();
+    let mut count = 0;
+    let message = |list: &[u8]| {
+        let mut payload =
+            ruleset::naming(&[(ruleset::OBJECT_TABLE, TABLE), (ruleset::OBJECT_OWNER, &set.name)]);
+        put(&mut payload, ruleset::ELEMENTS | NESTED, list);
         Message { kind: ruleset::NEWSETELEM, flags: 0, payload }
     };
-    elements(&set.elements).chunks(ELEMENTS_PER_MESSAGE).map(message).collect()
+    elements(&set.elements, &mut |element| {
+        if count == ELEMENTS_PER_MESSAGE {
+            messages.push(message(&list));
+            list.clear();
+            count = 0;
+        }
+        nest(&mut list, LIST_ELEM | NESTED, &mut |attributes| write_element(&element, attributes));
+        count += 1;
+    });
+    if count > 0 {
+        messages.push(message(&list));
+    }
+    messages
 }
 
 const LIST_ELEM: u16 = 1;
 
-fn element_attributes(element: &Element) -> Vec<u8> {
-    let nested = |kind: u16, value: &[u8]| {
-        let mut bytes = Vec::new();
-        put(&mut bytes, kind, value);
-        bytes
+fn write_element(element: &Element, attributes: &mut Vec<u8>) {
+    let write_key = |attributes: &mut Vec<u8>, key| {
+        nest(attributes, ruleset::ELEM_KEY | NESTED, &mut |bytes| put(bytes, ruleset::DATA_VALUE, key));
     };
-    let mut attributes = Vec::new();
     match element {
         Element::Verdict { key, chain } => {
-            put(&mut attributes, ruleset::ELEM_KEY | NESTED, &nested(ruleset::DATA_VALUE, key));
-            let mut verdict = nested(VERDICT_CODE, &libc::NFT_GOTO.to_be_bytes());
-            put(&mut verdict, ruleset::VERDICT_CHAIN, &terminated(chain));
-            put(
-                &mut attributes,
-                ruleset::ELEM_DATA | NESTED,
-                &nested(ruleset::DATA_VERDICT | NESTED, &verdict),
-            );
+            write_key(attributes, key);
+            nest(attributes, ruleset::ELEM_DATA | NESTED, &mut |data| {
+                nest(data, ruleset::DATA_VERDICT | NESTED, &mut |verdict| {
+                    put(verdict, VERDICT_CODE, &libc::NFT_GOTO.to_be_bytes());
+                    put_text(verdict, ruleset::VERDICT_CHAIN, chain);
+                });
+            });
         }
         Element::Start { key, is_open } => {
-            put(&mut attributes, ruleset::ELEM_KEY | NESTED, &nested(ruleset::DATA_VALUE, key));
+            write_key(attributes, key);
             if *is_open {
                 // NFTNL_SET_ELEM_F_INTERVAL_OPEN: it reaches to the end of all keys.
-                put(
-                    &mut attributes,
-                    ELEM_USERDATA,
-                    &[&[UDATA_ELEM_FLAGS, 4], &1_u32.to_ne_bytes()[..]].concat(),
-                );
+                let [a, b, c, d] = 1_u32.to_ne_bytes();
+                put(attributes, ELEM_USERDATA, &[UDATA_ELEM_FLAGS, 4, a, b, c, d]);
             }
         }
         Element::End { key } => {
-            put(
-                &mut attributes,
-                ruleset::ELEM_FLAGS,
-                &(libc::NFT_SET_ELEM_INTERVAL_END as u32).to_be_bytes(),
-            );
-            put(&mut attributes, ruleset::ELEM_KEY | NESTED, &nested(ruleset::DATA_VALUE, key));
+            let flags = libc::NFT_SET_ELEM_INTERVAL_END as u32;
+            put(attributes, ruleset::ELEM_FLAGS, &flags.to_be_bytes());
+            write_key(attributes, key);
         }
     }
-    attributes
 }
 
 /// A comment in user data (libnftnl/udata.h): type 0, length, text.
 fn userdata_comment(line: &str) -> Vec<u8> {
-    let text = terminated(line);
-    [&[0, text.len() as u8], &text[..]].concat()
-}
-
-fn terminated(text: &str) -> Vec<u8> {
-    [text.as_bytes(), &[0]].concat()
+    [&[0, line.len() as u8 + 1], line.as_bytes(), &[0]].concat()
 }
 
 fn c_string(text: &str) -> CString {

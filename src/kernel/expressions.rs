@@ -3,6 +3,7 @@
 
 use crate::plan::nft::{Direction, Key, State, Statement};
 use crate::plan::ways::Family;
+use core::cell::Cell;
 use core::ffi::CStr;
 use core::net::IpAddr;
 use core::ptr::NonNull;
@@ -10,46 +11,49 @@ use nftnl::expr::Expression;
 use nftnl::nftnl_sys as sys;
 use std::ffi::CString;
 
-/// One expression: its kind and its attributes, by libnftnl's numbers (`libnftnl/expr.h`).
-pub struct Expr {
-    kind: &'static CStr,
-    attributes: Vec<(u32, Value)>,
-}
-
-enum Value {
-    U8(u8),
-    U32(u32),
-    U64(u64),
-    Data(Vec<u8>),
-    Text(String),
-}
+/// One expression, as libnftnl has it. (`libnftnl/expr.h` has the numbers of attributes.)
+pub struct Expr(Cell<Option<NonNull<sys::nftnl_expr>>>);
 
 impl Expression for Expr {
+    /// Hands it to the rule that asks, which frees it.
     fn to_expr(&self, _: &nftnl::Rule) -> NonNull<sys::nftnl_expr> {
-        // SAFETY: the kind is a NUL-terminated string. libnftnl allocates; the caller, `Rule::add_expr`, hands
-        // the expression to its rule, which frees it. Null means an unknown kind or no memory.
-        let expr = NonNull::new(unsafe { sys::nftnl_expr_alloc(self.kind.as_ptr()) });
-        let expr = expr.expect("libnftnl knows our kinds of expression, and small allocations do not fail");
-        for (number, value) in &self.attributes {
-            let number = *number as u16;
-            // SAFETY: `expr` was allocated above and nobody else has it. Data and text are copied by libnftnl
-            // before the call returns, and live until then. Every number takes the type that we give it.
-            unsafe {
-                match value {
-                    Value::U8(value) => sys::nftnl_expr_set_u8(expr.as_ptr(), number, *value),
-                    Value::U32(value) => sys::nftnl_expr_set_u32(expr.as_ptr(), number, *value),
-                    Value::U64(value) => sys::nftnl_expr_set_u64(expr.as_ptr(), number, *value),
-                    Value::Data(data) => {
-                        sys::nftnl_expr_set(expr.as_ptr(), number, data.as_ptr().cast(), data.len() as u32);
-                    }
-                    Value::Text(text) => {
-                        let text = CString::new(text.as_str()).unwrap_or_default(); // names have no NUL
-                        sys::nftnl_expr_set_str(expr.as_ptr(), number, text.as_ptr());
-                    }
-                }
-            }
+        self.0.take().expect("an expression is of one rule")
+    }
+}
+
+impl Drop for Expr {
+    fn drop(&mut self) {
+        if let Some(expr) = self.0.take() {
+            // SAFETY: no rule has taken it, so it is still ours alone.
+            unsafe { sys::nftnl_expr_free(expr.as_ptr()) };
         }
-        expr
+    }
+}
+
+impl Expr {
+    fn new(kind: &CStr) -> Expr {
+        // SAFETY: the kind is a NUL-terminated string. libnftnl allocates; null means an unknown kind or no memory.
+        let expr = NonNull::new(unsafe { sys::nftnl_expr_alloc(kind.as_ptr()) });
+        Expr(Cell::new(Some(expr.expect("libnftnl knows our kinds, and small allocations do not fail"))))
+    }
+
+    /// With an attribute. libnftnl copies the value, whose length is that which the attribute has.
+    fn with(self, number: u32, value: &[u8]) -> Expr {
+        if let Some(expr) = self.0.get() {
+            let (data, length) = (value.as_ptr().cast(), value.len() as u32);
+            // SAFETY: the expression is ours and alive, and `data` are `length` readable bytes during the call.
+            unsafe { sys::nftnl_expr_set(expr.as_ptr(), number as u16, data, length) };
+        }
+        self
+    }
+
+    fn number(self, number: u32, value: u32) -> Expr {
+        self.with(number, &value.to_ne_bytes())
+    }
+
+    fn text(self, number: u32, value: &str) -> Expr {
+        let value = CString::new(value).unwrap_or_default(); // names have no NUL
+        self.with(number, value.as_bytes_with_nul())
     }
 }
 
@@ -172,72 +176,47 @@ pub fn expressions(statement: &Statement) -> Vec<Expr> {
         Statement::SetCtMark { mask, mark } => vec![
             load_ct(ct),
             bitwise(&(!mask).to_ne_bytes(), &mark.to_ne_bytes()),
-            Expr::new(
-                c"ct",
-                [(sys::NFTNL_EXPR_CT_KEY, Value::U32(ct)), (sys::NFTNL_EXPR_CT_SREG, Value::U32(REGISTER_1))],
-            ),
+            Expr::new(c"ct").number(sys::NFTNL_EXPR_CT_KEY, ct).number(sys::NFTNL_EXPR_CT_SREG, REGISTER_1),
         ],
         Statement::SetMetaMark { mask, mark } => vec![
             load_meta(libc::NFT_META_MARK, REGISTER_1),
             bitwise(&(!mask).to_ne_bytes(), &mark.to_ne_bytes()),
-            Expr::new(
-                c"meta",
-                [
-                    (sys::NFTNL_EXPR_META_KEY, Value::U32(libc::NFT_META_MARK as u32)),
-                    (sys::NFTNL_EXPR_META_SREG, Value::U32(REGISTER_1)),
-                ],
-            ),
+            Expr::new(c"meta")
+                .number(sys::NFTNL_EXPR_META_KEY, libc::NFT_META_MARK as u32)
+                .number(sys::NFTNL_EXPR_META_SREG, REGISTER_1),
         ],
         Statement::SetCtLabel(bit) => {
             let key = libc::NFT_CT_LABELS as u32;
             vec![
-                Expr::new(
-                    c"immediate",
-                    [
-                        (sys::NFTNL_EXPR_IMM_DREG, Value::U32(REGISTER_1)),
-                        (sys::NFTNL_EXPR_IMM_DATA, Value::Data(label(*bit).to_vec())),
-                    ],
-                ),
-                Expr::new(
-                    c"ct",
-                    [
-                        (sys::NFTNL_EXPR_CT_KEY, Value::U32(key)),
-                        (sys::NFTNL_EXPR_CT_SREG, Value::U32(REGISTER_1)),
-                    ],
-                ),
+                Expr::new(c"immediate")
+                    .number(sys::NFTNL_EXPR_IMM_DREG, REGISTER_1)
+                    .with(sys::NFTNL_EXPR_IMM_DATA, &label(*bit)),
+                Expr::new(c"ct")
+                    .number(sys::NFTNL_EXPR_CT_KEY, key)
+                    .number(sys::NFTNL_EXPR_CT_SREG, REGISTER_1),
             ]
         }
-        Statement::Count(counter) => vec![Expr::new(
-            c"objref",
-            [
-                (sys::NFTNL_EXPR_OBJREF_IMM_TYPE, Value::U32(OBJECT_COUNTER)),
-                (sys::NFTNL_EXPR_OBJREF_IMM_NAME, Value::Text(counter.clone())),
-            ],
-        )],
-        Statement::Limit => vec![Expr::new(
-            c"limit",
-            [
-                (sys::NFTNL_EXPR_LIMIT_RATE, Value::U64(10)),
-                (sys::NFTNL_EXPR_LIMIT_UNIT, Value::U64(60)),
-                (sys::NFTNL_EXPR_LIMIT_BURST, Value::U32(5)),
-                (sys::NFTNL_EXPR_LIMIT_TYPE, Value::U32(0)),
-                (sys::NFTNL_EXPR_LIMIT_FLAGS, Value::U32(0)),
-            ],
-        )],
+        Statement::Count(counter) => vec![
+            Expr::new(c"objref")
+                .number(sys::NFTNL_EXPR_OBJREF_IMM_TYPE, OBJECT_COUNTER)
+                .text(sys::NFTNL_EXPR_OBJREF_IMM_NAME, counter),
+        ],
+        Statement::Limit => vec![
+            Expr::new(c"limit")
+                .with(sys::NFTNL_EXPR_LIMIT_RATE, &10_u64.to_ne_bytes())
+                .with(sys::NFTNL_EXPR_LIMIT_UNIT, &60_u64.to_ne_bytes())
+                .number(sys::NFTNL_EXPR_LIMIT_BURST, 5)
+                .number(sys::NFTNL_EXPR_LIMIT_TYPE, 0)
+                .number(sys::NFTNL_EXPR_LIMIT_FLAGS, 0),
+        ],
         Statement::Log(prefix) => {
-            vec![Expr::new(c"log", [(sys::NFTNL_EXPR_LOG_PREFIX, Value::Text(prefix.clone()))])]
+            vec![Expr::new(c"log").text(sys::NFTNL_EXPR_LOG_PREFIX, prefix)]
         }
         Statement::Accept => vec![verdict(libc::NF_ACCEPT, None)],
         Statement::Drop => vec![verdict(libc::NF_DROP, None)],
         Statement::Return | Statement::Remember(_) => vec![verdict(libc::NFT_RETURN, None)],
         Statement::Goto(chain) => vec![verdict(libc::NFT_GOTO, Some(chain))],
         Statement::Jump(chain) => vec![verdict(libc::NFT_JUMP, Some(chain))],
-    }
-}
-
-impl Expr {
-    fn new(kind: &'static CStr, attributes: impl Into<Vec<(u32, Value)>>) -> Expr {
-        Expr { kind, attributes: attributes.into() }
     }
 }
 
@@ -262,61 +241,39 @@ fn key_of(key: Key) -> Vec<Expr> {
 }
 
 fn load_ct(key: u32) -> Expr {
-    Expr::new(
-        c"ct",
-        [(sys::NFTNL_EXPR_CT_KEY, Value::U32(key)), (sys::NFTNL_EXPR_CT_DREG, Value::U32(REGISTER_1))],
-    )
+    Expr::new(c"ct").number(sys::NFTNL_EXPR_CT_KEY, key).number(sys::NFTNL_EXPR_CT_DREG, REGISTER_1)
 }
 
 fn load_ct_original(key: u32) -> Expr {
-    Expr::new(
-        c"ct",
-        [
-            (sys::NFTNL_EXPR_CT_KEY, Value::U32(key)),
-            (sys::NFTNL_EXPR_CT_DREG, Value::U32(REGISTER_1)),
-            (sys::NFTNL_EXPR_CT_DIR, Value::U8(0)), // IP_CT_DIR_ORIGINAL
-        ],
-    )
+    Expr::new(c"ct")
+        .number(sys::NFTNL_EXPR_CT_KEY, key)
+        .number(sys::NFTNL_EXPR_CT_DREG, REGISTER_1)
+        .with(sys::NFTNL_EXPR_CT_DIR, &[0])
 }
 
 fn load_meta(key: i32, register: u32) -> Expr {
-    Expr::new(
-        c"meta",
-        [
-            (sys::NFTNL_EXPR_META_KEY, Value::U32(key as u32)),
-            (sys::NFTNL_EXPR_META_DREG, Value::U32(register)),
-        ],
-    )
+    Expr::new(c"meta")
+        .number(sys::NFTNL_EXPR_META_KEY, key as u32)
+        .number(sys::NFTNL_EXPR_META_DREG, register)
 }
 
 fn load_payload(base: i32, offset: u32, length: u32, register: u32) -> Expr {
-    Expr::new(
-        c"payload",
-        [
-            (sys::NFTNL_EXPR_PAYLOAD_DREG, Value::U32(register)),
-            (sys::NFTNL_EXPR_PAYLOAD_BASE, Value::U32(base as u32)),
-            (sys::NFTNL_EXPR_PAYLOAD_OFFSET, Value::U32(offset)),
-            (sys::NFTNL_EXPR_PAYLOAD_LEN, Value::U32(length)),
-        ],
-    )
+    Expr::new(c"payload")
+        .number(sys::NFTNL_EXPR_PAYLOAD_DREG, register)
+        .number(sys::NFTNL_EXPR_PAYLOAD_BASE, base as u32)
+        .number(sys::NFTNL_EXPR_PAYLOAD_OFFSET, offset)
+        .number(sys::NFTNL_EXPR_PAYLOAD_LEN, length)
 }
 
 fn fib(result: u32, flags: u32) -> Expr {
-    Expr::new(
-        c"fib",
-        [
-            (sys::NFTNL_EXPR_FIB_DREG, Value::U32(REGISTER_1)),
-            (sys::NFTNL_EXPR_FIB_RESULT, Value::U32(result)),
-            (sys::NFTNL_EXPR_FIB_FLAGS, Value::U32(flags)),
-        ],
-    )
+    Expr::new(c"fib")
+        .number(sys::NFTNL_EXPR_FIB_DREG, REGISTER_1)
+        .number(sys::NFTNL_EXPR_FIB_RESULT, result)
+        .number(sys::NFTNL_EXPR_FIB_FLAGS, flags)
 }
 
 fn next_hop(key: u32) -> Expr {
-    Expr::new(
-        c"rt",
-        [(sys::NFTNL_EXPR_RT_KEY, Value::U32(key)), (sys::NFTNL_EXPR_RT_DREG, Value::U32(REGISTER_1))],
-    )
+    Expr::new(c"rt").number(sys::NFTNL_EXPR_RT_KEY, key).number(sys::NFTNL_EXPR_RT_DREG, REGISTER_1)
 }
 
 fn is_family(family: Family) -> Vec<Expr> {
@@ -336,59 +293,44 @@ fn and(mask: u32) -> Expr {
 }
 
 fn bitwise(mask: &[u8], xor: &[u8]) -> Expr {
-    Expr::new(
-        c"bitwise",
-        [
-            (sys::NFTNL_EXPR_BITWISE_SREG, Value::U32(REGISTER_1)),
-            (sys::NFTNL_EXPR_BITWISE_DREG, Value::U32(REGISTER_1)),
-            (sys::NFTNL_EXPR_BITWISE_LEN, Value::U32(mask.len() as u32)),
-            (sys::NFTNL_EXPR_BITWISE_MASK, Value::Data(mask.to_vec())),
-            (sys::NFTNL_EXPR_BITWISE_XOR, Value::Data(xor.to_vec())),
-        ],
-    )
+    Expr::new(c"bitwise")
+        .number(sys::NFTNL_EXPR_BITWISE_SREG, REGISTER_1)
+        .number(sys::NFTNL_EXPR_BITWISE_DREG, REGISTER_1)
+        .number(sys::NFTNL_EXPR_BITWISE_LEN, mask.len() as u32)
+        .with(sys::NFTNL_EXPR_BITWISE_MASK, mask)
+        .with(sys::NFTNL_EXPR_BITWISE_XOR, xor)
 }
 
 fn compare(operator: i32, data: &[u8]) -> Expr {
-    Expr::new(
-        c"cmp",
-        [
-            (sys::NFTNL_EXPR_CMP_SREG, Value::U32(REGISTER_1)),
-            (sys::NFTNL_EXPR_CMP_OP, Value::U32(operator as u32)),
-            (sys::NFTNL_EXPR_CMP_DATA, Value::Data(data.to_vec())),
-        ],
-    )
+    Expr::new(c"cmp")
+        .number(sys::NFTNL_EXPR_CMP_SREG, REGISTER_1)
+        .number(sys::NFTNL_EXPR_CMP_OP, operator as u32)
+        .with(sys::NFTNL_EXPR_CMP_DATA, data)
 }
 
 fn lookup(set: &str, is_not: bool) -> Expr {
     let flags = if is_not { libc::NFT_LOOKUP_F_INV as u32 } else { 0 };
-    Expr::new(
-        c"lookup",
-        [
-            (sys::NFTNL_EXPR_LOOKUP_SREG, Value::U32(REGISTER_1)),
-            (sys::NFTNL_EXPR_LOOKUP_SET, Value::Text(set.into())),
-            (sys::NFTNL_EXPR_LOOKUP_FLAGS, Value::U32(flags)), // 0 as well: what is read back has it
-        ],
-    )
+    Expr::new(c"lookup")
+        .number(sys::NFTNL_EXPR_LOOKUP_SREG, REGISTER_1)
+        .text(sys::NFTNL_EXPR_LOOKUP_SET, set)
+        .number(sys::NFTNL_EXPR_LOOKUP_FLAGS, flags)
 }
 
 fn dispatch(map: &str) -> Expr {
-    Expr::new(
-        c"lookup",
-        [
-            (sys::NFTNL_EXPR_LOOKUP_SREG, Value::U32(REGISTER_1)),
-            (sys::NFTNL_EXPR_LOOKUP_DREG, Value::U32(VERDICT)),
-            (sys::NFTNL_EXPR_LOOKUP_SET, Value::Text(map.into())),
-        ],
-    )
+    Expr::new(c"lookup")
+        .number(sys::NFTNL_EXPR_LOOKUP_SREG, REGISTER_1)
+        .number(sys::NFTNL_EXPR_LOOKUP_DREG, VERDICT)
+        .text(sys::NFTNL_EXPR_LOOKUP_SET, map)
 }
 
 fn verdict(code: i32, chain: Option<&String>) -> Expr {
-    let mut attributes = vec![
-        (sys::NFTNL_EXPR_IMM_DREG, Value::U32(VERDICT)),
-        (sys::NFTNL_EXPR_IMM_VERDICT, Value::U32(code as u32)),
-    ];
-    attributes.extend(chain.map(|chain| (sys::NFTNL_EXPR_IMM_CHAIN, Value::Text(chain.clone()))));
-    Expr::new(c"immediate", attributes)
+    let verdict = Expr::new(c"immediate")
+        .number(sys::NFTNL_EXPR_IMM_DREG, VERDICT)
+        .number(sys::NFTNL_EXPR_IMM_VERDICT, code as u32);
+    match chain {
+        Some(chain) => verdict.text(sys::NFTNL_EXPR_IMM_CHAIN, chain),
+        None => verdict,
+    }
 }
 
 /// A conntrack label: 128 bits, as the kernel keeps them in its `unsigned long`s.

@@ -1,6 +1,8 @@
 //! Netlink: one socket, messages as bytes, answers read to their end (`man 7 netlink`).
 
-pub use super::attributes::{NESTED, attributes, find, flagged_attributes, put, text, u16_at, u32_at};
+pub use super::attributes::{
+    NESTED, attributes, find, flagged_attributes, nest, put, put_text, text, u16_at, u32_at,
+};
 use core::ops::Range;
 use core::ptr::null_mut;
 use std::io;
@@ -39,12 +41,8 @@ pub struct Message {
 
 impl Message {
     /// A message that libnftnl has written, header and all, into a buffer.
-    pub fn from_written(words: &[u64]) -> Message {
-        let [first, ..] = words else { return Message { kind: 0, flags: 0, payload: Vec::new() } };
-        let length = u32_at(&first.to_ne_bytes(), 0).unwrap_or(0) as usize;
-        let mut bytes = Vec::with_capacity(length.next_multiple_of(8));
-        words.iter().take(length.div_ceil(8)).for_each(|word| bytes.extend(word.to_ne_bytes()));
-        match split(&bytes) {
+    pub fn from_written(bytes: &[u8]) -> Message {
+        match split(bytes) {
             Some((header, payload, _)) => {
                 Message { kind: header.kind, flags: header.flags & !NLM_F_ACK, payload: payload.into() }
             }
@@ -153,7 +151,7 @@ impl Socket {
         for (index, message) in messages.iter().enumerate() {
             // What is refused is told in any case, in order: the word on the last one ends it.
             let is_last = index + 1 == messages.len();
-            bytes.extend(self.framed(message, if is_last { NLM_F_ACK } else { 0 }));
+            self.frame(&mut bytes, message, if is_last { NLM_F_ACK } else { 0 });
         }
         if let Err(refusal) = self.send(&bytes).map_err(Refusal::from) {
             return messages.iter().map(|_| Err(refusal.again())).collect();
@@ -182,8 +180,7 @@ impl Socket {
 
     /// Asks for one thing. Such a question is answered by one message or a refusal, so there is no need for more.
     pub fn ask(&mut self, message: &Message) -> Result<Option<Message>, Refusal> {
-        let bytes = self.framed(message, 0);
-        self.send(&bytes)?;
+        self.send_one(message, 0)?;
         let mut found = None;
         self.answers_until(self.sequence, self.sequence, &mut |header, payload| {
             found = Some(header.message(payload));
@@ -194,20 +191,19 @@ impl Socket {
 
     /// Asks for all things of a kind. A dump that the kernel could not keep consistent is asked for again.
     pub fn dump(&mut self, message: &Message) -> Result<Vec<Message>, Refusal> {
-        self.dump_as(message, &Some)
+        self.dump_as(message, &|kind, payload| Some(Message { kind, flags: 0, payload: payload.to_vec() }))
     }
 
-    /// The same, with each thing as the caller makes it of its message: only that is kept in memory.
+    /// The same, with each thing as the caller makes it of its kind and payload: only that is kept in memory.
     pub fn dump_as<T>(
         &mut self,
         message: &Message,
-        make: &dyn Fn(Message) -> Option<T>,
+        make: &dyn Fn(u16, &[u8]) -> Option<T>,
     ) -> Result<Vec<T>, Refusal> {
         for _ in 0..10 {
-            let bytes = self.framed(message, NLM_F_DUMP);
-            self.send(&bytes)?;
+            self.send_one(message, NLM_F_DUMP)?;
             let mut found = Vec::new();
-            let mut each = |header: &Header, payload: &[u8]| found.extend(make(header.message(payload)));
+            let mut each = |header: &Header, payload: &[u8]| found.extend(make(header.kind, payload));
             if self.answers(self.sequence, self.sequence, &mut each)? {
                 return Ok(found);
             }
@@ -218,8 +214,7 @@ impl Socket {
     /// Asks for all things of a kind, and shows the payload of one after another: of a dump that may be larger than the
     /// memory nothing is kept. What changes meanwhile may be shown twice or not at all.
     pub fn stream(&mut self, message: &Message, mut each: impl FnMut(&[u8])) -> Result<(), Refusal> {
-        let bytes = self.framed(message, NLM_F_DUMP);
-        self.send(&bytes)?;
+        self.send_one(message, NLM_F_DUMP)?;
         self.answers(self.sequence, self.sequence, &mut |_, payload| each(payload)).map(drop)
     }
 
@@ -255,17 +250,17 @@ impl Socket {
         // linux/netfilter/nfnetlink.h: NFNL_MSG_BATCH_BEGIN, _END; the header's res_id is the subsystem.
         let edge =
             |kind| Message { kind, flags: 0, payload: vec![0, 0, 0, libc::NFNL_SUBSYS_NFTABLES as u8] };
-        let mut bytes = self.framed(&edge(libc::NFNL_MSG_BATCH_BEGIN as u16), 0);
         let size = |message: &&Message| HEADER + message.payload.len().next_multiple_of(4);
-        bytes.reserve_exact(messages.iter().map(size).sum::<usize>() + HEADER + 4);
+        let mut bytes = Vec::with_capacity(messages.iter().map(size).sum::<usize>() + 2 * (HEADER + 4));
+        self.frame(&mut bytes, &edge(libc::NFNL_MSG_BATCH_BEGIN as u16), 0);
         let begin = self.sequence;
         for (index, message) in messages.iter().enumerate() {
             let is_last = index + 1 == messages.len();
-            bytes.extend(self.framed(message, if is_last { NLM_F_ACK } else { 0 }));
+            self.frame(&mut bytes, message, if is_last { NLM_F_ACK } else { 0 });
         }
         let last = self.sequence;
         if has_end {
-            bytes.extend(self.framed(&edge(libc::NFNL_MSG_BATCH_END as u16), 0));
+            self.frame(&mut bytes, &edge(libc::NFNL_MSG_BATCH_END as u16), 0);
         }
         // The whole batch is one datagram, whatever its size. (Privileged, and a refusal shows in the send.)
         if bytes.len() > SMALL {
@@ -286,18 +281,23 @@ impl Socket {
         }
     }
 
-    fn framed(&mut self, message: &Message, flags: u16) -> Vec<u8> {
+    fn send_one(&mut self, message: &Message, flags: u16) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        self.frame(&mut bytes, message, flags);
+        self.send(&bytes)
+    }
+
+    /// Appends a message with its header, and counts it.
+    fn frame(&mut self, bytes: &mut Vec<u8>, message: &Message, flags: u16) {
         self.sequence += 1;
         let length = HEADER + message.payload.len();
-        let mut bytes = Vec::with_capacity(length.next_multiple_of(4));
-        bytes.extend((length as u32).to_ne_bytes());
-        bytes.extend(message.kind.to_ne_bytes());
-        bytes.extend((message.flags | flags | NLM_F_REQUEST).to_ne_bytes());
-        bytes.extend(self.sequence.to_ne_bytes());
-        bytes.extend(0_u32.to_ne_bytes());
-        bytes.extend(&message.payload);
-        bytes.resize(length.next_multiple_of(4), 0);
-        bytes
+        bytes.extend_from_slice(&(length as u32).to_ne_bytes());
+        bytes.extend_from_slice(&message.kind.to_ne_bytes());
+        bytes.extend_from_slice(&(message.flags | flags | NLM_F_REQUEST).to_ne_bytes());
+        bytes.extend_from_slice(&self.sequence.to_ne_bytes());
+        bytes.extend_from_slice(&[0; 4]);
+        bytes.extend_from_slice(&message.payload);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
     }
 
     /// Reads the answers to the messages from `first` to `last`, until the latter is acknowledged or one of them is

@@ -5,9 +5,10 @@
 
 use super::differences::{Cause, Difference};
 use super::encode;
-use super::netlink::{self, Message, NESTED, attributes, flagged_attributes, put, text};
+use super::netlink::{self, Message, NESTED, attributes, flagged_attributes, put, put_text, text};
 use crate::plan::nft::{DIGEST, INHERITED, MACS, MARKS, PORTS_AND_MACS, Rule, SYSCTLS, TABLE, TRIAL, Table};
 use crate::policy::Mac;
+use core::ops::ControlFlow;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
@@ -61,23 +62,36 @@ pub(super) const RULE_USERDATA: u16 = 7;
 /// What a message makes or adds to: its kind and name.
 pub(super) type Place<'a> = (u16, &'a str);
 
-/// Messages in the order of their places, and within one as they came. (A list, since a tree of lists takes as much memory
-/// as the messages themselves.)
-pub(super) struct Objects<'a>(Vec<&'a Message>);
+/// Messages in the order of their places, and within one as they came; and those places, each of which is looked up once.
+pub(super) struct Objects<'a> {
+    places: Vec<Place<'a>>,
+    messages: Vec<&'a Message>,
+}
 
 impl<'a> Objects<'a> {
+    fn new(messages: impl Iterator<Item = &'a Message>) -> Objects<'a> {
+        let mut list: Vec<(Place, &Message)> = messages.map(|message| (place_of(message), message)).collect();
+        list.sort_by_key(|(place, _)| *place);
+        let (places, messages) = list.into_iter().unzip();
+        Objects { places, messages }
+    }
+
     /// Those of one place.
     pub fn of(&self, place: Place<'_>) -> &[&'a Message] {
-        let from = self.0.partition_point(|message| place_of(message) < place);
-        let rest = self.0.get(from..).unwrap_or_default();
-        let length = rest.partition_point(|message| place_of(message) == place);
-        rest.get(..length).unwrap_or_default()
+        let from = self.places.partition_point(|other| *other < place);
+        let rest = self.places.get(from..).unwrap_or_default();
+        let length = rest.iter().take_while(|other| **other == place).count();
+        self.messages.get(from..from + length).unwrap_or_default()
     }
 
     /// Each place with its messages.
     fn each(&self) -> impl Iterator<Item = (Place<'a>, &[&'a Message])> {
-        let same = self.0.chunk_by(|a, b| place_of(a) == place_of(b));
-        same.filter_map(|messages| Some((place_of(messages.first()?), messages)))
+        let mut rest = &self.messages[..];
+        self.places.chunk_by(|a, b| a == b).filter_map(move |same| {
+            let (messages, after) = rest.split_at_checked(same.len())?;
+            rest = after;
+            Some((*same.first()?, messages))
+        })
     }
 }
 
@@ -163,15 +177,16 @@ impl Ruleset {
     pub fn is(&self, planned: &Table, more: &[(&str, Rule)]) -> bool {
         let there = self.objects();
         let mut left = there.each().count();
-        let mut is_same_so_far = true;
-        encode::each(planned, more, &mut |object| {
-            if let (true, [first, ..]) = (is_same_so_far, &object[..]) {
-                let messages: Vec<&Message> = object.iter().collect();
-                is_same_so_far = left > 0 && is_same(&messages, there.of(place_of(first)));
-                left = left.saturating_sub(1);
+        let is_whole = encode::each(planned, more, &mut |object| {
+            let [first, ..] = &object[..] else { return ControlFlow::Continue(()) };
+            let messages: Vec<&Message> = object.iter().collect();
+            match left > 0 && is_same(&messages, there.of(place_of(first))) {
+                true => left -= 1,
+                false => return ControlFlow::Break(()),
             }
+            ControlFlow::Continue(())
         });
-        is_same_so_far && left == 0
+        is_whole.is_continue() && left == 0
     }
 
     /// Whether `installed`, read from the kernel, is not this very table.
@@ -245,9 +260,7 @@ impl Ruleset {
         // A set without elements is dumped with an empty list of them.
         let has_content =
             |m: &&Message| m.kind != NEWSETELEM || find(m, ELEMENTS).is_some_and(|list| !list.is_empty());
-        let mut objects: Vec<&Message> = self.0.iter().filter(has_content).collect();
-        objects.sort_by(|a, b| place_of(a).cmp(&place_of(b)));
-        Objects(objects)
+        Objects::new(self.0.iter().filter(has_content))
     }
 }
 
@@ -308,21 +321,26 @@ pub(super) fn element(bytes: &[u8]) -> (&[u8], &[u8], u32) {
     (key, chain.unwrap_or_default(), flags)
 }
 
-/// Whether every attribute of `wanted` is in `found`, to any depth. Attributes with the same number are a list:
-/// there have to be as many, in the same order.
+/// Whether every attribute of `wanted` is in `found`, to any depth. Attributes with the same number, which follow one
+/// another, are a list: there have to be as many, in the same order.
 pub(super) fn covers(wanted: &[u8], found: &[u8]) -> bool {
-    let mut last = None;
-    flagged_attributes(wanted).all(|(kind, _)| {
-        if last.replace(kind) == Some(kind) {
-            return true; // the first one of a list stands for all of it
+    let (mut wanted, mut there) = (flagged_attributes(wanted).peekable(), attributes(found));
+    while let Some((flagged, value)) = wanted.next() {
+        let kind = flagged & !NESTED;
+        let same = there.find(|(other, _)| *other == kind).is_some_and(|(_, other)| match flagged & NESTED {
+            // libnftnl writes the name of a counter without the NUL at its end.
+            0 => value == other || other.strip_suffix(&[0]) == Some(value),
+            _ => covers(value, other),
+        });
+        let goes_on = wanted.peek().is_some_and(|(next, _)| *next == flagged);
+        if !same || !goes_on && there.any(|(other, _)| other == kind) {
+            return false;
         }
-        let is_list = kind & NESTED != 0;
-        let of = |bytes| attributes(bytes).filter(move |(k, _)| *k == kind & !NESTED).map(|(_, value)| value);
-        // libnftnl writes the name of a counter without the NUL at its end.
-        let equal = |w: &[u8], f: &[u8]| w == f || f.strip_suffix(&[0]) == Some(w);
-        let same = |(w, f): (&[u8], &[u8])| if is_list { covers(w, f) } else { equal(w, f) };
-        of(wanted).count() == of(found).count() && of(wanted).zip(of(found)).all(same)
-    })
+        if !goes_on {
+            there = attributes(found);
+        }
+    }
+    true
 }
 
 /// The attributes that count. A set's user data is for nft alone, its size a hint and its number for one batch:
@@ -359,14 +377,14 @@ pub(super) fn comment(userdata: &[u8]) -> Option<&str> {
 /// A payload that names something.
 pub(super) fn naming(names: &[(u16, &str)]) -> Vec<u8> {
     let mut payload = header();
-    names.iter().for_each(|(kind, name)| put(&mut payload, *kind, &[name.as_bytes(), &[0]].concat()));
+    names.iter().for_each(|(kind, name)| put_text(&mut payload, *kind, name));
     payload
 }
 
 /// A message of a dump, as it would be sent to make the object again: without handles, uses and positions, and
 /// for a set with the number that a batch wants for it.
-pub(super) fn as_made(message: &Message, set_id: u32) -> Message {
-    let kept: &[u16] = match message.kind {
+pub(super) fn as_made(kind: u16, dumped: &[u8], set_id: u32) -> Message {
+    let kept: &[u16] = match kind {
         NEWTABLE => &[OBJECT_TABLE, 2, TABLE_USERDATA], // flags: a dormant table marks nothing
         NEWSET => &[OBJECT_TABLE, OBJECT_OWNER, 3, 4, 5, SET_DATA_TYPE, 7, SET_DESC, SET_USERDATA], // flags, key, data, description, user data
         NEWCHAIN => &[OBJECT_TABLE, CHAIN_NAME, 4, 5, 7], // hook, policy, type
@@ -374,17 +392,19 @@ pub(super) fn as_made(message: &Message, set_id: u32) -> Message {
         NEWOBJ => &[OBJECT_TABLE, OBJECT_OWNER, OBJECT_TYPE],
         _ => &[OBJECT_TABLE, OBJECT_OWNER, RULE_EXPRESSIONS, RULE_USERDATA],
     };
-    let mut payload = message.payload.get(..NFGENMSG).unwrap_or_default().to_vec();
-    for (kind, value) in attributes(attributes_of(message)).filter(|(kind, _)| kept.contains(kind)) {
+    let (header, all) = dumped.split_at_checked(NFGENMSG).unwrap_or_default();
+    let mut payload = Vec::with_capacity(dumped.len() + 8); // it is given back below
+    payload.extend_from_slice(header);
+    for (kind, value) in attributes(all).filter(|(kind, _)| kept.contains(kind)) {
         put(&mut payload, kind, value);
     }
-    match message.kind {
+    match kind {
         NEWSET => put(&mut payload, SET_ID, &set_id.to_be_bytes()),
         NEWOBJ => put(&mut payload, OBJECT_DATA | NESTED, &[]), // what it has counted is no difference
         _ => {}
     }
     payload.shrink_to_fit(); // there are thousands of them
-    Message { kind: message.kind, flags: making(message.kind), payload }
+    Message { kind, flags: making(kind), payload }
 }
 
 /// Flags of a message that makes something: nothing is made twice, rules follow one another.
@@ -455,7 +475,8 @@ pub(super) mod tests {
         let planned = planned();
         let (sets, mut rest): (Vec<Message>, Vec<Message>) =
             planned.0.iter().cloned().partition(|m| m.kind == NEWSET);
-        let renumbered = sets.iter().rev().enumerate().map(|(number, set)| as_made(set, number as u32));
+        let renumbered =
+            sets.iter().rev().enumerate().map(|(number, set)| as_made(set.kind, &set.payload, number as u32));
         rest.splice(1..1, renumbered);
         assert!(!planned.differs(&Ruleset(rest)));
     }

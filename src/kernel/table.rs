@@ -2,11 +2,11 @@
 
 use super::netlink::{Message, Refusal, Socket, text};
 use super::ruleset::{
-    DELTABLE, GETCHAIN, GETOBJ, GETRULE, GETSET, GETSETELEM, GETTABLE, OBJECT_OWNER, OBJECT_TABLE, Ruleset,
-    TABLE_USERDATA, as_made, comment, describe, find, name, naming,
+    DELTABLE, GETCHAIN, GETOBJ, GETRULE, GETSET, GETSETELEM, GETTABLE, NFGENMSG, OBJECT_OWNER, OBJECT_TABLE,
+    Ruleset, TABLE_USERDATA, as_made, comment, describe, find, name, naming,
 };
 use super::update::in_place;
-use super::{Error, refused};
+use super::{Error, attributes, refused};
 use crate::plan::nft::{OWNER, TABLE};
 use std::collections::BTreeSet;
 
@@ -25,14 +25,19 @@ impl Nftables {
 
     /// Reads our table, empty where there is none.
     pub fn read(&mut self) -> Result<Ruleset, Error> {
-        let is_ours = |m: &Message| find(m, OBJECT_TABLE).map(text) == Some(TABLE);
+        let is_ours = |payload: &[u8]| {
+            let table = payload.get(NFGENMSG..).and_then(|rest| attributes::find(rest, OBJECT_TABLE));
+            table.map(text) == Some(TABLE)
+        };
         let tables = self.dump(GETTABLE, &[])?;
-        let Some(table) = tables.iter().find(|m| is_ours(m)) else { return Ok(Ruleset::default()) };
+        let Some(table) = tables.iter().find(|m| is_ours(&m.payload)) else {
+            return Ok(Ruleset::default());
+        };
         if find(table, TABLE_USERDATA).and_then(comment) != Some(OWNER) {
             let line = "table inet returnpath: it is there and not ours (it lacks our comment); rename it, or `nft delete table inet returnpath`";
             return Err(Error::new(line.into()));
         }
-        let made = |message: Message| is_ours(&message).then(|| as_made(&message, 0));
+        let made = |kind, payload: &[u8]| is_ours(payload).then(|| as_made(kind, payload, 0));
         let counters = self.dump_as(GETOBJ, &[(OBJECT_TABLE, TABLE)], &made)?;
         let sets = self.dump(GETSET, &[(OBJECT_TABLE, TABLE)])?;
         let mut elements = Vec::new();
@@ -42,9 +47,13 @@ impl Nftables {
         }
         let chains = self.dump_as(GETCHAIN, &[], &made)?;
         let rules = self.dump_as(GETRULE, &[(OBJECT_TABLE, TABLE)], &made)?;
-        let sets = sets.iter().enumerate().map(|(index, message)| as_made(message, index as u32)).collect();
+        let sets = sets
+            .iter()
+            .enumerate()
+            .map(|(index, set)| as_made(set.kind, &set.payload, index as u32))
+            .collect();
         Ok(Ruleset(
-            [vec![as_made(table, 0)], counters, sets, chains, elements, rules]
+            [vec![as_made(table.kind, &table.payload, 0)], counters, sets, chains, elements, rules]
                 .into_iter()
                 .flatten()
                 .collect(),
@@ -57,14 +66,16 @@ impl Nftables {
     }
 
     fn dump(&mut self, kind: u16, filter: &[(u16, &str)]) -> Result<Vec<Message>, Error> {
-        self.dump_as(kind, filter, &Some)
+        self.dump_as(kind, filter, &|kind, payload| {
+            Some(Message { kind, flags: 0, payload: payload.to_vec() })
+        })
     }
 
     fn dump_as(
         &mut self,
         kind: u16,
         filter: &[(u16, &str)],
-        make: &dyn Fn(Message) -> Option<Message>,
+        make: &dyn Fn(u16, &[u8]) -> Option<Message>,
     ) -> Result<Vec<Message>, Error> {
         self.socket
             .dump_as(&Message { kind, flags: 0, payload: naming(filter) }, make)

@@ -189,8 +189,9 @@ impl Routing {
     }
 
     fn dump_routes(&mut self, payload: Vec<u8>) -> Result<Vec<(Family, Vec<u8>)>, Error> {
-        let of_a_family =
-            |m: Message| Some((family_of(&m.payload)?, m.payload)).filter(|_| m.kind == RTM_NEWROUTE);
+        let of_a_family = |kind, payload: &[u8]| {
+            family_of(payload).filter(|_| kind == RTM_NEWROUTE).map(|family| (family, payload.to_vec()))
+        };
         match self.socket.dump_as(&Message { kind: RTM_GETROUTE, flags: 0, payload }, &of_a_family) {
             Ok(found) => Ok(found),
             Err(refusal) if refusal.errno == libc::ENOENT => Ok(Vec::new()), // a table that does not exist yet
